@@ -1,0 +1,96 @@
+"""Words and the classes they stand for: a folder is a catalogue, and it is read without importing it.
+
+A contract (an abstract class such as `Balance`) sits in the ``__init__.py`` of a folder; each public, concrete class
+in a file of that folder is an answer, known by its name in lower case. Adding one is adding a file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """The second sentence of an error about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    lowered = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(str(word).lower(), lowered, n=1)
+    return f"Did you mean `{lowered[near[0]]}`?" if near else f"Known: {', '.join(known)}."
+
+
+def _is_abstract(definition: ast.ClassDef) -> bool:
+    return any(
+        isinstance(d, ast.Name) and d.id == "abstractmethod"
+        for member in definition.body
+        if isinstance(member, ast.FunctionDef)
+        for d in member.decorator_list
+    )
+
+
+@cache
+def index(contract: type) -> dict[str, str]:
+    """From each word (a class name in lower case) to ``file:Class``, for every answer to a contract."""
+    path = sys.modules[contract.__module__].__file__
+    assert path is not None
+    files = [Path(path), *sorted(Path(path).parent.glob("[!_]*.py"))] if path.endswith("__init__.py") else [Path(path)]
+    classes = [
+        (definition, file)
+        for file in files
+        for definition in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(definition, ast.ClassDef) and not definition.name.startswith("_")
+    ]
+    kinds, found = {contract.__name__}, {}
+    while True:
+        new = [
+            (d, f)
+            for d, f in classes
+            if d.name not in kinds and kinds & {ast.unparse(b).split("[")[0].split(".")[-1] for b in d.bases}
+        ]
+        if not new:
+            return dict(sorted(found.items()))
+        kinds |= {d.name for d, _ in new}
+        found |= {
+            d.name.lower(): f"{'' if f.stem == '__init__' else f.stem}:{d.name}" for d, f in new if not _is_abstract(d)
+        }
+
+
+def find(contract: type[T], word: str) -> type[T]:
+    """The class that a word stands for.
+
+    Args:
+        contract: the abstract class.
+        word: a word of the catalogue, in any case, or ``package.module:Class``.
+
+    Raises:
+        ValueError: the word is unknown; the message proposes the nearest one.
+    """
+    if ":" in word:
+        module, _, attribute = word.partition(":")
+    else:
+        known = index(contract)
+        if word.lower() not in known:
+            raise ValueError(f"No {contract.__name__.lower()} is called `{word}`. {hint(word, known)}")
+        file, _, attribute = known[word.lower()].partition(":")
+        # a contract that sits in a plain module has its answers beside it; in a folder, in the folder's files
+        module = f"{contract.__module__}.{file}" if file and _is_package(contract) else contract.__module__
+    found = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(found, type) and issubclass(found, contract)):
+        raise ValueError(f"`{word}` should name a {contract.__name__}. Found {found!r}.")
+    return found
+
+
+def _is_package(contract: type) -> bool:
+    return hasattr(sys.modules[contract.__module__], "__path__")
+
+
+def word(cls: type) -> str:
+    """The word of a class: its name in lower case, or ``module:Class`` where it is not one of ours."""
+    return cls.__name__.lower() if cls.__module__.split(".")[0] == __name__.split(".")[0] else f"{cls.__module__}:{cls.__qualname__}"
