@@ -1,0 +1,171 @@
+"""What was found: frozen values that printers, reports and scripts all read, each one JSON and back.
+
+Nothing here knows torch. A number that does not exist (a metric on a one-class split, say) is `None`, never 0 or NaN,
+and `Score.why` tells the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Interval = tuple[Number, Number]
+
+
+class Value(BaseModel):
+    """A frozen record: `model_dump_json` writes it, `model_validate_json` reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskInfo(Value):
+    """One task as a run saw it: what it is, and how many labels each split has."""
+
+    name: str
+    kind: str
+    """The word of its type, such as ``binary``."""
+    metric: str
+    """Its primary metric."""
+    greater_is_better: bool
+    tables: tuple[str, ...] = ()
+    weight: float = 1.0
+    where: str | None = None
+    rows: dict[str, int] = {}
+    """Rows per split."""
+    labels: dict[str, int] = {}
+    """Known labels per split; labels / rows is the coverage."""
+    probability: Number = None
+    """Share of the draws of an epoch that go to this task (or its table)."""
+    passes: Number = None
+    """How often an epoch sees each of its rows."""
+    detail: dict[str, Any] = {}
+    """Classes, mean and sd, threshold: whatever the fitted task knows."""
+
+
+class Record(Value):
+    """One measured number: a row of metrics.csv. Keys read ``{split}/{task}/{metric}``, without the task ``{split}/{metric}``."""
+
+    epoch: int
+    step: int
+    split: str
+    task: str | None = None
+    metric: str
+    value: Number
+
+
+class History(Value):
+    """The course of a run, in order."""
+
+    records: tuple[Record, ...] = ()
+
+    def __iter__(self) -> Iterator[Record]:  # type: ignore[override]
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def series(self, metric: str, split: str = "valid", task: str | None = None) -> list[tuple[int, float | None]]:
+        """(epoch, value) of one number over the run."""
+        return [(r.epoch, r.value) for r in self if (r.metric, r.split, r.task) == (metric, split, task)]
+
+
+class Score(Value):
+    """One metric of one task on one split."""
+
+    task: str
+    metric: str
+    value: Number
+    labels: int
+    interval: Interval | None = None
+    """95 % bootstrap interval over rows (over groups where the split is grouped)."""
+    greater_is_better: bool = True
+    primary: bool = True
+    why: str | None = None
+    """Why the value is undefined, where it is."""
+
+
+class Scores(Value):
+    """The scores of one model on one split."""
+
+    split: str
+    scores: tuple[Score, ...]
+
+    def primary(self) -> dict[str, Score]:
+        """The primary score of each task."""
+        return {s.task: s for s in self.scores if s.primary}
+
+
+class TaskComparison(Value):
+    """One task: every method's primary metric, and what sharing did to it."""
+
+    metric: str
+    greater_is_better: bool = True
+    joint: Number
+    single: Number
+    linear: Number = None
+    boosting: Number = None
+    constant: Number = None
+    delta: Number
+    """Signed change of the joint model against the single-task model, positive = better; a fraction, see `absolute`."""
+    interval: Interval
+    """95 % interval of delta (not adjusted for the number of tasks)."""
+    p: Number
+    """Two-sided p of the corrected resampled t, Holm-adjusted over the tasks."""
+    verdict: str
+    """helps, hurts or undecided."""
+    absolute: bool = False
+    """True where delta is an absolute difference of the metric: R2, and baselines under 0.05."""
+    best: str | None = None
+    """The method with the best mean, so that "use separate boosters" can be said."""
+    why: str | None = None
+    """A sentence that explains the verdict."""
+
+
+class Method(Value):
+    """One method of a comparison: its score on each task in each repeat, and what it cost."""
+
+    name: str
+    values: dict[str, tuple[Number, ...]]
+    """Task -> one number per repeat (seeds averaged within a repeat)."""
+    parameters: int | None = None
+    seconds: Number = None
+
+
+class Comparison(Value):
+    """Should these tasks share a model? The evidence."""
+
+    tasks: dict[str, TaskComparison]
+    delta_m: Number
+    interval: Interval
+    repeats: int
+    methods: tuple[Method, ...] = ()
+    summary: str = ""
+    """The verdict over all tasks, in words."""
+    protocol: str = ""
+    """What was re-drawn, what the intervals cover, what was tuned: in words."""
+    budget: dict[str, Any] = {}
+
+
+class Report(Value):
+    """All that report.html shows; report.json is this value."""
+
+    title: str
+    created: str = ""
+    tasks: tuple[TaskInfo, ...] = ()
+    history: History = History()
+    scores: tuple[Scores, ...] = ()
+    comparison: Comparison | None = None
+    settings: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    notes: dict[str, Any] = {}
+    """What architectures and balances recorded (gates, weights): name -> value."""
