@@ -45,7 +45,7 @@ def index(contract: type) -> dict[str, str]:
         (definition, file)
         for file in files
         for definition in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(definition, ast.ClassDef) and not definition.name.startswith("_")
+        if isinstance(definition, ast.ClassDef)
     ]
     kinds, found = {contract.__name__}, {}
     while True:
@@ -58,7 +58,9 @@ def index(contract: type) -> dict[str, str]:
             return dict(sorted(found.items()))
         kinds |= {d.name for d, _ in new}
         found |= {
-            d.name.lower(): f"{'' if f.stem == '__init__' else f.stem}:{d.name}" for d, f in new if not _is_abstract(d)
+            d.name.lower(): f"{'' if f.stem == '__init__' else f.stem}:{d.name}"
+            for d, f in new
+            if not d.name.startswith("_") and not _is_abstract(d)
         }
 
 

@@ -1,0 +1,179 @@
+"""Who gives way when tasks disagree. The contract of a balance: from one loss per task to every `.grad`.
+
+```diff
+- (loss_a + loss_b).backward()
++ balance.backward({"a": loss_a, "b": loss_b})
+```
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+Look = Callable[..., Mapping[str, Tensor]]
+"""Another look at the losses: of the same batch after the step, of another batch, of a validation batch."""
+
+
+class Losses(Mapping[str, Tensor]):
+    """One scalar loss for each task that has a label in this step, and what a balance may need beside it.
+
+    A task without a label is absent, never 0. A plain dict of losses is as good; this class only says more.
+
+    Args:
+        tasks: names, in the order of `vector`.
+        vector: their losses (tasks,).
+        weight: the user's preference per task, 1 where unsaid.
+        counts: known labels per task in this step.
+        aux: auxiliary losses and penalties: minimised as they are, outside the balance.
+        cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them.
+        rows: per-task gradients of the shared parameters that are already known (a vectorised MAML has them).
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        vector: Tensor,
+        *,
+        weight: Mapping[str, float] | None = None,
+        counts: Mapping[str, float] | None = None,
+        aux: Mapping[str, Tensor] | None = None,
+        cut: Mapping[str, Sequence[tuple[Tensor, Tensor]]] | None = None,
+        rows: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> None:
+        self.tasks, self.vector = tuple(tasks), vector
+        self.weight, self.counts = dict(weight or {}), dict(counts or {})
+        self.aux, self.cut, self.rows = dict(aux or {}), cut, rows
+
+    @classmethod
+    def of(cls, losses: Mapping[str, Tensor]) -> Losses:
+        """From any mapping of scalar tensors."""
+        if isinstance(losses, Losses):
+            return losses
+        for task, loss in losses.items():
+            if loss.numel() != 1:
+                raise ValueError(f"The loss of `{task}` should be a scalar. Found shape {tuple(loss.shape)}.")
+        vector = torch.stack([loss.reshape(()) for loss in losses.values()]) if losses else torch.empty(0)
+        return cls(tuple(losses), vector)
+
+    def only(self, keep: Sequence[int]) -> Losses:
+        """The losses at these positions."""
+        index = torch.tensor(keep, dtype=torch.long, device=self.vector.device)
+        tasks = [self.tasks[i] for i in keep]
+        return Losses(
+            tasks,
+            self.vector[index],
+            weight=self.weight,
+            counts=self.counts,
+            aux=self.aux,
+            cut=None if self.cut is None else {t: self.cut[t] for t in tasks if t in self.cut},
+            rows=None if self.rows is None else {t: self.rows[t] for t in tasks},
+        )
+
+    def preferences(self) -> Tensor:
+        """The user's preference of each present task (tasks,)."""
+        values = [self.weight.get(task, 1.0) for task in self.tasks]
+        return torch.tensor(values, dtype=self.vector.dtype, device=self.vector.device)
+
+    def __getitem__(self, task: str) -> Tensor:
+        try:
+            return self.vector[self.tasks.index(task)]
+        except ValueError:
+            raise KeyError(task) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+class Balance(ABC):
+    """From one loss per task to every `.grad`.
+
+    What it remembers is keyed by the task's name (`state`), so a task that is missing in a step is as one that was never
+    there, and the order of tasks does not matter. A class states what it needs: `cut` asks the sharing scheme for each
+    task's view of the shared activations.
+    """
+
+    cut: ClassVar[bool] = False
+    """Whether it reads `Losses.cut`."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, dict[str, Any]] = {}
+        self.dropped: dict[str, int] = {}
+        """Per task, in how many steps its loss was not finite and was left out."""
+        self.last_weights: dict[str, float] = {}
+        """The weights of the last step, for the History."""
+        self._seen: dict[str, list[float]] = {}
+
+    @final
+    def backward(
+        self, losses: Mapping[str, Tensor], look: Look | None = None, last: bool = True, scale: float = 1.0
+    ) -> bool:
+        """Add to every `.grad`.
+
+        Args:
+            losses: one scalar per task that has a label in this step.
+            look: gives another look at the losses, for the methods that want one.
+            last: False while gradients are accumulated and more of the same step is to come.
+            scale: the factor of a GradScaler; the update after unscaling is the same for every factor.
+
+        Returns:
+            False when the step is to be skipped: nothing to learn from, or nothing finite. State is then untouched.
+        """
+        every = Losses.of(losses)
+        if not len(every):
+            return False
+        finite = torch.isfinite(every.vector.detach())
+        if not bool(finite.all()):
+            for i in (~finite).nonzero().flatten().tolist():
+                self.dropped[every.tasks[i]] = self.dropped.get(every.tasks[i], 0) + 1
+            keep = finite.nonzero().flatten().tolist()
+            if scale != 1.0 or not keep:
+                return False
+            every = every.only(keep)
+        self.fill(every, look, scale)
+        for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
+            self._seen.setdefault(task, []).append(value)
+        if last:
+            self.update({task: sum(v) / len(v) for task, v in self._seen.items()}, look)
+            self._seen = {}
+        return True
+
+    @abstractmethod
+    def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
+        """Add to every `.grad`; all losses are finite and there is at least one."""
+
+    def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
+        """Renew `state` at the end of a step, from the step's mean loss of each present task."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that must be kept to go on exactly: plain values by task name."""
+        return {"state": {t: dict(s) for t, s in self.state.items()}, "dropped": dict(self.dropped)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.state = {t: dict(s) for t, s in state["state"].items()}
+        self.dropped = dict(state["dropped"])
+
+
+class Weighting(Balance):
+    """A balance that only weights the losses: one backward pass of sum_k w_k L_k."""
+
+    @abstractmethod
+    def weights(self, losses: Losses) -> Tensor:
+        """One weight per present task (tasks,), without a gradient; preferences included."""
+
+    @final
+    def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
+        weights = self.weights(losses)
+        total = losses.vector @ weights
+        for extra in losses.aux.values():
+            total = total + extra
+        (total * scale if scale != 1.0 else total).backward()
+        self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))

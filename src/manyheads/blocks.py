@@ -1,0 +1,91 @@
+"""Small pieces of networks that are used more than once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Named(nn.Module, Mapping[str, nn.Module]):  # type: ignore[misc]
+    """Modules under any names, `children` and `a.b` included: torch sees t0, t1, ..., the user sees the names.
+
+    Args:
+        modules: (name, module) pairs or a mapping.
+        alike: copies of one thing, which `initialise` gives one and the same start.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module] | Iterable[tuple[str, nn.Module]], alike: bool = False) -> None:
+        super().__init__()
+        self.alike = alike
+        self.keys_of: dict[str, str] = {}
+        for i, (name, module) in enumerate(dict(modules).items()):
+            self.keys_of[name] = f"t{i}"
+            self.add_module(f"t{i}", module)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._modules[self.keys_of[name]]  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_of)
+
+    def __len__(self) -> int:
+        return len(self.keys_of)
+
+    __hash__ = nn.Module.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed made of any words and numbers; the same on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def labelled_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) for a module and all below it, where what is `Named` goes by its user's name."""
+    yield path, module
+    if isinstance(module, Named):
+        names = {key: "*" if module.alike else name for name, key in module.keys_of.items()}
+    else:
+        names = {}
+    for key, child in module.named_children():
+        yield from labelled_modules(child, f"{path}/{names.get(key, key)}")
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Start every module from (seed, its own path): the order of tasks does not matter, a further task changes no other.
+
+    Modules that say how they start (`reset_parameters`) are started again; all others (pretrained ones) stay as they are.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for path, module in labelled_modules(model):
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset) and not getattr(module, "pretrained", False):
+                torch.manual_seed(seed_of(seed, path))
+                reset()
+
+
+def pool(features: Tensor | tuple[Tensor, Tensor], eats: str) -> Tensor | tuple[Tensor, Tensor]:
+    """Bring richer features down to what a head eats.
+
+    Shape:
+        vector (batch, d); sequence (batch, length, d) with a mask (batch, length); map (batch, d, height, width).
+
+    Args:
+        features: what a stage gave.
+        eats: ``vector``, ``sequence`` or ``map``.
+    """
+    if eats != "vector":
+        return features
+    if isinstance(features, tuple):
+        values, mask = features
+        weight = mask.to(values.dtype).unsqueeze(-1)
+        return (values * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+    if features.dim() == 4:
+        return features.mean((-2, -1))
+    return features.mean(-2) if features.dim() == 3 else features

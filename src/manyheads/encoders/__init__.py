@@ -1,0 +1,38 @@
+"""What is read. The contract of an encoder: a list of stages, so that sharing can happen between any two of them."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any, final
+
+from torch import nn
+
+from ..blocks import Named
+
+Layout = Mapping[str, Any]
+"""What the inputs of one table look like, by kind: ``{"numeric": 13, "categorical": [5, 12]}``; plain values, saved
+with the model."""
+
+
+class Encoder(nn.Module, ABC):
+    """Rows in, features out, through a list of stages.
+
+    Stage 0 reads the raw inputs. With several tables there is one stage 0 per table (a `Named`), since their columns
+    differ; all later stages are shared by all tables. A stage gives a vector (batch, d), a sequence
+    ((batch, length, d), mask) or a map (batch, d, height, width).
+
+    Args of every encoder: `layouts` {table: layout}, then its own settings by keyword.
+    """
+
+    stages: nn.ModuleList
+    widths: list[int]
+    """The width d after each stage."""
+
+    @final
+    def path(self, table: str | None = None) -> list[nn.Module]:
+        """The stages that rows of this table pass, in order."""
+        first = self.stages[0]
+        if isinstance(first, Named):
+            first = first[table if table is not None else next(iter(first))]
+        return [first, *self.stages[1:]]

@@ -1,0 +1,304 @@
+"""What is predicted. The contract of a task: its head, what counts as wrong, and what its output means."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import metrics
+from ..catalog import find, hint, word
+from ..faults import ConfigError, DataError
+from ..metrics import Predicted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Self = TypeVar("Self", bound="Task")
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One thing to predict: a frozen description, and the mathematics of its type.
+
+    A description is made by the user (`Binary("buy", where="clk == 1")`); `fitted` returns a copy that also knows what
+    must be learned from the training labels (classes, mean and sd), and that copy is what a model file keeps.
+
+    Args:
+        name: any text; predictions are columns ``<name>``, ``<name>__prob``.
+        target: the column (or columns) with the labels; NaN or null means that this label is missing. Default: `name`.
+        weight: preference, relative to 1; how it enters is the balance's business.
+        loss: which error to minimise, one of `losses`.
+        metrics: names of scikit-learn's scorers without ``neg_``, plus ``gauc:<column>``; the first is the primary one.
+        where: the sample space, such as ``"clk == 1"``: outside it a label counts as missing, in the loss and the metric.
+        sample_weight: a column with a weight per row.
+        attach: the stage (or stages) of the encoder that the head reads; the last one by default.
+        sees: tasks whose outputs this one's head reads as well.
+
+    Raises:
+        ConfigError: an unknown loss or metric; the message proposes the nearest one.
+    """
+
+    name: str
+    _: KW_ONLY
+    target: str | tuple[str, ...] | None = None
+    weight: float = 1.0
+    loss: str = ""
+    metrics: tuple[str, ...] = ()
+    where: str | None = None
+    sample_weight: str | None = None
+    attach: int | str | tuple[int | str, ...] | None = None
+    sees: tuple[str, ...] = ()
+
+    losses: ClassVar[tuple[str, ...]]
+    """Errors on offer, the default first."""
+    default_metrics: ClassVar[tuple[str, ...]]
+    """The primary metric first."""
+    eats: ClassVar[str] = "vector"
+    """The features its head reads: vector, sequence or map; richer ones are pooled."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("A task's name should not be empty.")
+        set_ = object.__setattr__
+        for field in fields(self):  # lists come from YAML and from users; frozen values hold tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                set_(self, field.name, tuple(value))
+        for field_name in ("metrics", "sees"):
+            if isinstance(getattr(self, field_name), str):
+                set_(self, field_name, (getattr(self, field_name),))
+        set_(self, "loss", self.loss or self.losses[0])
+        set_(self, "metrics", self.metrics or self.default_metrics)
+        if self.loss not in self.losses:
+            raise ConfigError(f"Task `{self.name}`: no loss is called `{self.loss}`. {hint(self.loss, self.losses)}")
+        if not self.weight >= 0:
+            raise ConfigError(f"Task `{self.name}`: `weight` should be 0 or more. Found {self.weight}.")
+        for metric in self.metrics:
+            try:
+                metrics.find(metric)
+            except ValueError as error:
+                raise ConfigError(f"Task `{self.name}`: {error}") from None
+
+    # -- the four answers of a type
+
+    @abstractmethod
+    def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Labels -> (target, known), both of the target's shape (rows, ...); a missing label may hold any finite value.
+
+        Raises:
+            DataError: a label that this fitted task has never seen, or cannot be read.
+        """
+
+    @abstractmethod
+    def head(self, widths: Sequence[int]) -> nn.Module:
+        """From features of these widths to the output (batch, units); all dimensions before the last are the batch's."""
+
+    @abstractmethod
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number per label, of the target's shape; leading dimensions broadcast (members of an ensemble)."""
+
+    @abstractmethod
+    def predict(self, output: Tensor) -> Predicted:
+        """The output, in the units of the target: the value, and probabilities where there are any."""
+
+    # -- what most types leave as it is
+
+    def fitted(self: Self, labels: pd.DataFrame) -> Self:
+        """A copy that knows what the training labels teach: classes, mean and sd."""
+        return self
+
+    def tuned(self: Self, output: Tensor, target: Tensor, known: Tensor) -> Self:
+        """A copy that knows what the validation outputs teach: a decision threshold."""
+        return self
+
+    def family(self) -> Hashable | None:
+        """Tasks of an equal, not None, family have heads of one shape and one `errors`: they are computed together."""
+        return None
+
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        """One output (batch, units) from those of several members (members, batch, units)."""
+        return outputs.mean(0)
+
+    def label_weight(self, target: Tensor) -> Tensor | None:
+        """A weight per label, of the target's shape (class weights); None for all ones."""
+        return None
+
+    def truth(self, target: Tensor) -> np.ndarray:
+        """Encoded targets in the space that metrics compare: units for numbers, indices for classes."""
+        return target.numpy()
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        """From the space that metrics compare back to what the user's table holds."""
+        return values
+
+    def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        """Predictions as named columns."""
+        return {self.name: self.decode(predicted.value)}
+
+    # -- final
+
+    @final
+    @property
+    def kind(self) -> str:
+        """The word of its type."""
+        return word(type(self))
+
+    @final
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that hold its labels."""
+        if self.target is None:
+            return (self.name,)
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @final
+    def mean_loss(
+        self,
+        output: Tensor,
+        target: Tensor,
+        known: Tensor,
+        weight: Tensor | None = None,
+        total: Tensor | float | None = None,
+    ) -> Tensor | None:
+        """sum(errors * known * weight) / sum(known * weight): averaged within the task, None when nothing is known.
+
+        Args:
+            total: the divisor of the whole step, where this is only a part of it (accumulation, several tables or ranks).
+        """
+        summed, count = self.summed(output, target, known, weight)
+        if total is None:
+            total = count
+        return summed / total if bool(count > 0) else None
+
+    @final
+    def summed(
+        self, output: Tensor, target: Tensor, known: Tensor, weight: Tensor | None = None, keep: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(sum of weighted errors of the known labels, sum of their weights).
+
+        An unknown label teaches nothing: its error is taken out before the sum, so that its gradient is exactly 0 even
+        where the error is infinite.
+
+        Args:
+            keep: the dimension of `target` that holds several tasks of one family; its sums are kept apart.
+        """
+        errors = self.errors(output, target)
+        scale = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
+        members = errors.dim() - target.dim()
+        errors = errors.masked_fill(~known, 0.0) * scale
+        if members:
+            errors = errors.flatten(0, members - 1).mean(0)
+        if keep is None:
+            return errors.sum(), scale.sum()
+        axes = [d for d in range(target.dim()) if d != keep]
+        return errors.sum(axes), scale.sum(axes)
+
+    @final
+    def to_json(self) -> dict[str, Any]:
+        """The description as plain values; `from_json` reads it."""
+        return {"type": self.kind} | {
+            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        }
+
+    @staticmethod
+    @final
+    def from_json(value: Mapping[str, Any]) -> Task:
+        """A task from ``{"type": ..., "name": ..., ...}``.
+
+        Raises:
+            ConfigError: an unknown type or setting.
+        """
+        settings = dict(value)
+        try:
+            cls = find(Task, settings.pop("type", ""))  # type: ignore[type-abstract]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        known = [f.name for f in fields(cls)]
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"A {word(cls)} task has no setting `{key}`. {hint(key, known)}")
+        return cls(**settings)
+
+    @final
+    def _replace(self: Self, **changes: Any) -> Self:
+        return replace(self, **changes)
+
+
+def column(labels: pd.DataFrame, task: Task) -> pd.Series:
+    """The one target column of a task that has one."""
+    if len(task.targets) != 1:
+        raise ConfigError(f"Task `{task.name}` should have one target column. Found {', '.join(task.targets)}.")
+    return labels[task.targets[0]]
+
+
+def numbers(series: pd.Series, task: Task) -> np.ndarray:
+    """A label column as float64, NaN where missing.
+
+    Raises:
+        DataError: text or an infinite number among the labels.
+    """
+    import pandas as pd
+
+    values = pd.to_numeric(series, errors="coerce")
+    broken = values.isna() & series.notna()
+    if broken.any():
+        raise DataError(
+            f"Task `{task.name}`: column `{series.name}` should hold numbers. Found {series[broken].iloc[0]!r} "
+            f"in row {int(np.flatnonzero(broken.to_numpy())[0])}."
+        )
+    array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isinf(array).any():
+        raise DataError(
+            f"Task `{task.name}`: column `{series.name}` should hold finite numbers. Found {array[np.isinf(array)][0]} "
+            f"in row {int(np.flatnonzero(np.isinf(array))[0])}; leave the cell empty if the label is missing."
+        )
+    return array
+
+
+def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.ndarray:
+    """A label column as indices into `classes`, -1 where missing.
+
+    Raises:
+        DataError: a label never seen in training.
+    """
+    key = {plain(c): i for i, c in enumerate(classes)}
+    missing = series.isna().to_numpy()
+    indices = np.array([-1 if gone else key.get(plain(v), -2) for v, gone in zip(series, missing, strict=True)], dtype=np.int64)
+    if (indices == -2).any():
+        row = int(np.flatnonzero(indices == -2)[0])
+        shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
+        raise DataError(
+            f"Task `{task.name}`: column `{series.name}` has the label {series.iloc[row]!r} in row {row}, which was never "
+            f"seen in training. Known labels: {shown}."
+        )
+    return indices
+
+
+def plain(value: Any) -> Any:
+    """A label as a plain Python value: 1.0, True and numpy's 1 are the label 1."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def distinct(series: pd.Series) -> list[Any]:
+    """The distinct labels in sorted order, as plain values."""
+    found = {plain(v) for v in series.dropna().unique()}
+    return sorted(found, key=lambda v: (isinstance(v, str), v))
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A float32 or int64 tensor of labels."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64 if array.dtype.kind in "iu" else np.float32))

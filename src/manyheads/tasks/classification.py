@@ -1,0 +1,300 @@
+"""Classes: binary, multiclass, multilabel, ordinal."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import metrics
+from ..faults import ConfigError, DataError
+from ..metrics import Predicted
+from . import Task, class_indices, column, distinct, numbers, plain, tensor
+from .regression import linear_head
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float64)
+
+
+def _mean_logit(outputs: Tensor) -> Tensor:
+    """The logit of the members' mean probability, exact in the tails."""
+    return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
+
+
+def _weights_of(task: Any, class_weight: Any, counts: Mapping[Any, int]) -> tuple[float, ...]:
+    """One weight per class: balanced = n / (classes * n_class), as scikit-learn has it, or as the user gave them."""
+    if class_weight is None:
+        return ()
+    if class_weight == "balanced":
+        n = sum(counts.values())
+        return tuple(n / (len(counts) * max(c, 1)) for c in counts.values())
+    if isinstance(class_weight, Mapping):
+        given = {plain(k): float(v) for k, v in class_weight.items()}
+        unknown = [k for k in given if k not in counts and str(k) not in map(str, counts)]
+        if unknown:
+            raise ConfigError(f"Task `{task.name}`: `class_weight` names {unknown[0]!r}, but the classes are {list(counts)}.")
+        by_text = {str(k): v for k, v in given.items()}
+        return tuple(by_text.get(str(c), 1.0) for c in counts)
+    raise ConfigError(f"Task `{task.name}`: `class_weight` should be `balanced` or a weight per class. Found {class_weight!r}.")
+
+
+@dataclass(frozen=True)
+class _Classes(Task):
+    """What tasks with a list of classes have in common."""
+
+    classes: tuple[Any, ...] = ()
+    class_weight: Any = None
+    weights: tuple[float, ...] = ()
+
+    def fitted(self, labels: pd.DataFrame) -> Any:
+        series = column(labels, self)
+        classes = self.classes or tuple(distinct(series))
+        found = class_indices(series, classes, self)
+        counts = {c: int((found == i).sum()) for i, c in enumerate(classes)}
+        self._check(classes)
+        return self._replace(classes=classes, weights=_weights_of(self, self.class_weight, counts))
+
+    def _check(self, classes: Sequence[Any]) -> None:
+        if len(classes) < 2:
+            raise DataError(
+                f"Task `{self.name}`: column `{self.targets[0]}` should have two classes or more in the training part. "
+                f"Found {'only ' + repr(classes[0]) if classes else 'no label'}."
+            )
+
+    def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        indices = class_indices(column(labels, self), self.classes, self)
+        return tensor(np.maximum(indices, 0)), torch.from_numpy(indices >= 0)
+
+    def label_weight(self, target: Tensor) -> Tensor | None:
+        return torch.tensor(self.weights)[target.long()] if self.weights else None
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        classes = np.empty(len(self.classes), dtype=object)
+        classes[:] = self.classes
+        decoded = classes[np.asarray(values, dtype=np.int64)]
+        return decoded.astype(np.int64) if all(isinstance(c, int) for c in self.classes) else decoded
+
+
+@dataclass(frozen=True)
+class Binary(_Classes):
+    """Yes or no: the net gives the log odds of the positive class.
+
+    Error: -y log p - (1 - y) log(1 - p), with p = sigmoid(output).
+
+    Args:
+        classes: (negative, positive); default: the two labels in sorted order, so 1, True and "yes" are positive.
+        class_weight: None, ``balanced`` or {class: weight}.
+        threshold: probability from which the positive class is predicted, or ``f1``, ``balanced_accuracy``,
+            ``accuracy`` or ``matthews_corrcoef`` to choose it on the validation part.
+    """
+
+    threshold: float | str = 0.5
+    cut: float | None = None
+
+    losses: ClassVar = ("log_loss",)
+    default_metrics: ClassVar = ("roc_auc", "average_precision", "log_loss", "accuracy")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen = ("f1", "balanced_accuracy", "accuracy", "matthews_corrcoef")
+        if isinstance(self.threshold, str) and self.threshold not in chosen:
+            raise ConfigError(
+                f"Task `{self.name}`: `threshold` should be a probability or one of {', '.join(chosen)}. Found `{self.threshold}`."
+            )
+
+    def _check(self, classes: Sequence[Any]) -> None:
+        super()._check(classes)
+        if len(classes) > 2:
+            raise DataError(
+                f"Task `{self.name}`: column `{self.targets[0]}` should have two classes. Found {len(classes)} "
+                f"({', '.join(map(str, classes[:5]))}, ...); use type multiclass or regression."
+            )
+
+    def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        target, known = super().encode(labels)
+        return target.float(), known
+
+    def head(self, widths: Sequence[int]) -> nn.Module:
+        return linear_head(widths, 1)
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        logit = output.squeeze(-1)
+        return F.binary_cross_entropy_with_logits(logit, target.expand_as(logit), reduction="none")
+
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return _mean_logit(outputs)
+
+    def predict(self, output: Tensor) -> Predicted:
+        proba = 1.0 / (1.0 + np.exp(-_numpy(output.squeeze(-1)).clip(-700, 700)))
+        return Predicted((proba >= self._cut).astype(np.int64), proba)
+
+    @property
+    def _cut(self) -> float:
+        if self.cut is not None:
+            return self.cut
+        return 0.5 if isinstance(self.threshold, str) else float(self.threshold)
+
+    def tuned(self, output: Tensor, target: Tensor, known: Tensor) -> Binary:
+        if not isinstance(self.threshold, str) or len(torch.unique(target[known])) < 2:
+            return self
+        metric = metrics.find(self.threshold)
+        y = self.truth(target[known])
+        proba = self.predict(output[known]).proba
+        assert proba is not None
+        levels = np.unique(proba)
+        candidates = np.unique(np.quantile(levels, np.linspace(0, 1, min(len(levels), 200))))
+        scored = [(metric(y, Predicted((proba >= c).astype(np.int64), proba)) or 0.0, -abs(c - 0.5), c) for c in candidates]
+        return self._replace(cut=float(max(scored)[2]))
+
+    def truth(self, target: Tensor) -> np.ndarray:
+        return target.cpu().numpy().astype(np.int64)
+
+    def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        assert predicted.proba is not None
+        return {self.name: self.decode(predicted.value), f"{self.name}__prob": predicted.proba}
+
+    def family(self) -> Hashable:
+        return type(self)
+
+
+@dataclass(frozen=True)
+class Multiclass(_Classes):
+    """One of several classes: softmax and cross-entropy -log p_y.
+
+    Args:
+        classes: the classes in order; default: all labels of the training part, sorted.
+        class_weight: None, ``balanced`` or {class: weight}.
+    """
+
+    losses: ClassVar = ("log_loss",)
+    default_metrics: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "f1_macro")
+
+    def head(self, widths: Sequence[int]) -> nn.Module:
+        return linear_head(widths, len(self.classes))
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        logp = output.log_softmax(-1)
+        return -logp.gather(-1, target.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return outputs.log_softmax(-1).logsumexp(0)
+
+    def predict(self, output: Tensor) -> Predicted:
+        proba = _numpy(output.double().softmax(-1))
+        return Predicted(proba.argmax(-1), proba)
+
+    def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        assert predicted.proba is not None
+        shown = {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.classes)}
+        return {self.name: self.decode(predicted.value)} | shown
+
+    def family(self) -> Hashable:
+        return (type(self), len(self.classes))
+
+
+@dataclass(frozen=True)
+class Ordinal(_Classes):
+    """One of several ordered levels 0 < 1 < ... < C-1: one score against C-1 thresholds.
+
+    P(y > j) = sigmoid(s(x) + b_j); the error is the mean over j of the binary cross-entropies of [y > j].
+
+    Args:
+        classes: the levels in order; default: all labels of the training part, sorted.
+
+    Reference:
+        Cao, Mirjalili, Raschka: Rank consistent ordinal regression for neural networks (CORAL), 2020.
+    """
+
+    losses: ClassVar = ("log_loss",)
+    default_metrics: ClassVar = ("quadratic_weighted_kappa", "mean_absolute_error", "accuracy")
+
+    def head(self, widths: Sequence[int]) -> nn.Module:
+        return _Thresholds(sum(widths), len(self.classes) - 1)
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        above = (target.unsqueeze(-1) > torch.arange(output.shape[-1], device=target.device)).to(output.dtype)
+        return F.binary_cross_entropy_with_logits(output, above.expand_as(output), reduction="none").mean(-1)
+
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return _mean_logit(outputs)
+
+    def predict(self, output: Tensor) -> Predicted:
+        above = np.minimum.accumulate(_numpy(output.double().sigmoid()), axis=-1)
+        edges = np.concatenate([np.ones_like(above[..., :1]), above, np.zeros_like(above[..., :1])], axis=-1)
+        return Predicted((above > 0.5).sum(-1), edges[..., :-1] - edges[..., 1:])
+
+    def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        assert predicted.proba is not None
+        shown = {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.classes)}
+        return {self.name: self.decode(predicted.value)} | shown
+
+
+class _Thresholds(nn.Module):
+    """A score and its thresholds: (batch, width) -> (batch, thresholds)."""
+
+    def __init__(self, width: int, thresholds: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        self.bias = nn.Parameter(torch.empty(thresholds))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        n = len(self.bias)
+        with torch.no_grad():  # start at equally likely levels
+            above = torch.arange(n, 0, -1, dtype=self.bias.dtype) / (n + 1)
+            self.bias.copy_(above.logit())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x) + self.bias
+
+
+@dataclass(frozen=True)
+class Multilabel(Task):
+    """Several yes/no labels at once, one column each; each label may be missing by itself.
+
+    Error of each label: binary cross-entropy; the task's loss is the mean over all known labels of all columns.
+
+    Args:
+        target: the columns, one per label, of 0/1 or True/False.
+    """
+
+    losses: ClassVar = ("log_loss",)
+    default_metrics: ClassVar = ("roc_auc", "average_precision", "f1_macro")
+
+    def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        values = np.stack([numbers(labels[c], self) for c in self.targets], axis=1)
+        known = ~np.isnan(values)
+        if not np.isin(values[known], (0.0, 1.0)).all():
+            found = values[known][~np.isin(values[known], (0.0, 1.0))][0]
+            raise DataError(f"Task `{self.name}`: a multilabel column should hold 0 and 1. Found {found}.")
+        return tensor(np.where(known, values, 0.0)), torch.from_numpy(known)
+
+    def head(self, widths: Sequence[int]) -> nn.Module:
+        return linear_head(widths, len(self.targets))
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output, target.expand_as(output), reduction="none")
+
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return _mean_logit(outputs)
+
+    def predict(self, output: Tensor) -> Predicted:
+        proba = 1.0 / (1.0 + np.exp(-_numpy(output).clip(-700, 700)))
+        return Predicted((proba >= 0.5).astype(np.int64), proba)
+
+    def truth(self, target: Tensor) -> np.ndarray:
+        return target.cpu().numpy().astype(np.int64)
+
+    def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        assert predicted.proba is not None
+        values = {f"{self.name}__{c}": predicted.value[:, i] for i, c in enumerate(self.targets)}
+        return values | {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.targets)}
