@@ -1,7 +1,7 @@
-"""The charts of a page: hand-written inline SVG that takes its colours from the page, so that dark mode and print are one rule.
+"""The charts of a page: inline SVG that takes its colours from the page, so that dark mode and print are one rule.
 
-Two ways of scaling keep letters at reading size on every screen. Strips (intervals, bars) use per cent across and pixels down and
-leave their words to HTML; cards (curves) have a fixed small frame that a grid repeats.
+Two ways of scaling keep letters at reading size on every screen. Strips (intervals, bars) use per cent across and
+pixels down and leave their words to HTML; cards (curves) have a fixed small frame that a grid repeats.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def forest(comparison: Comparison) -> Markup:
+def forest(comparison: Comparison, anchor: str = "") -> Markup:
     """What sharing did to each task: a point and its 95 % interval, the best task first, delta-m last.
 
     Args:
         comparison: the evidence.
+        anchor: a prefix of the ids inside, where a page has several of these.
     """
     tasks = sorted(comparison.tasks.items(), key=lambda item: -math.inf if item[1].delta is None else item[1].delta,
                    reverse=True)
@@ -52,15 +53,16 @@ def forest(comparison: Comparison) -> Markup:
     def place(value: float) -> float:
         return 100 * (min(max(value, low), high) - low) / (high - low)
 
-    grid = "".join(f'<line class="{"zero" if abs(mark) < 1e-12 else "grid"}" x1="{place(mark):.2f}%" '
+    grid = "".join(f'<line class="{"zeroline" if abs(mark) < 1e-12 else "gridline"}" x1="{place(mark):.2f}%" '
                    f'x2="{place(mark):.2f}%" y1="0" y2="100%"/>' for mark in marks)
 
     def strip(delta: float | None, interval: tuple[float | None, float | None], kind: str) -> str:
         middle = height / 2
-        parts = [grid]
+        parts = [f'<use href="#{escape(anchor)}grid"/>']
         a, b = interval
         if a is not None and b is not None:
-            parts.append(f'<line class="span {kind}" x1="{place(a):.2f}%" x2="{place(b):.2f}%" y1="{middle}" y2="{middle}"/>')
+            parts.append(f'<line class="span {kind}" x1="{place(a):.2f}%" x2="{place(b):.2f}%" '
+                         f'y1="{middle}" y2="{middle}"/>')
             for end, sign in ((a, -1), (b, 1)):
                 if low <= end <= high:
                     parts.append(f'<line class="span {kind}" x1="{place(end):.2f}%" x2="{place(end):.2f}%" '
@@ -87,7 +89,8 @@ def forest(comparison: Comparison) -> Markup:
     axis = (f'<div class="row axis"><span class="name">← joint worse · joint better →</span>'
             f'<svg class="strip" height="18" aria-hidden="true">{labels}</svg><span class="value"></span></div>')
     crowded = " crowd" if crowd else ""
-    return Markup(f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">'
+    shared = f'<svg class="off" aria-hidden="true"><defs><g id="{escape(anchor)}grid">{grid}</g></defs></svg>'
+    return Markup(f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">{shared}'
                   f'{"".join(rows)}{total}{axis}</div>')
 
 
@@ -117,8 +120,7 @@ def coverage(labels: int, rows: int) -> Markup:
         rows: all rows.
     """
     share = labels / rows if rows else 0.0
-    return Markup(f'<svg class="bar" height="8" aria-hidden="true"><rect class="missing" width="100%" height="8"/>'
-                  f'<rect class="known" width="{100 * share:.2f}%" height="8"/></svg>')
+    return Markup(f'<svg class="bar hatched" aria-hidden="true"><rect width="{100 * share:.1f}%" height="8"/></svg>')
 
 
 def bar(value: float, top: float) -> Markup:
@@ -129,9 +131,8 @@ def bar(value: float, top: float) -> Markup:
         top: the largest absolute number beside it.
     """
     share = abs(value) / top if top else 0.0
-    kind = "known" if value >= 0 else "negative"
-    return Markup(f'<svg class="bar" height="8" aria-hidden="true"><rect class="{kind}" width="{100 * share:.2f}%" '
-                  f'height="8"/></svg>')
+    kind = "" if value >= 0 else ' class="negative"'
+    return Markup(f'<svg class="bar" aria-hidden="true"><rect{kind} width="{100 * share:.1f}%" height="8"/></svg>')
 
 
 def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower_name: str = "train loss",
@@ -167,7 +168,8 @@ def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower
             top += depth + 26
     bottom = top - 26
     if chosen is not None and first <= chosen <= last:
-        parts.append(f'<line class="chosen" x1="{across(chosen):.1f}" x2="{across(chosen):.1f}" y1="20" y2="{bottom:.1f}"/>')
+        x = f"{across(chosen):.1f}"
+        parts.append(f'<line class="chosen" x1="{x}" x2="{x}" y1="20" y2="{bottom:.1f}"/>')
     found = best(upper, greater_is_better)
     if found:
         low, high = _extent(upper)
@@ -187,7 +189,8 @@ def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower
                   f'{"".join(parts)}</svg></div>')
 
 
-def card_words(name: str, upper: Points, lower: Points, upper_name: str, lower_name: str, greater_is_better: bool) -> str:
+def card_words(name: str, upper: Points, lower: Points, upper_name: str, lower_name: str,
+               greater_is_better: bool) -> str:
     """The finding of a small multiple in words.
 
     Args:
@@ -295,7 +298,7 @@ def _panel(points: Points, title: str, kind: str, top: float, depth: float, acro
               for x, value in points]
     parts = [f'<text class="title" x="{_LEFT:g}" y="{top - 8:g}">{escape(title)}</text>']
     for value, y in ((high, top), (low, top + depth)):
-        parts.append(f'<line class="grid" x1="{_LEFT:g}" x2="{_WIDE - _RIGHT:g}" y1="{y:g}" y2="{y:g}"/>'
+        parts.append(f'<line class="gridline" x1="{_LEFT:g}" x2="{_WIDE - _RIGHT:g}" y1="{y:g}" y2="{y:g}"/>'
                      f'<text x="{_LEFT - 5:g}" y="{y + 4:g}" text-anchor="end">{number(value)}</text>')
     parts.append(_lines(scaled, kind))
     return "".join(parts)

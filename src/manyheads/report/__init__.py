@@ -1,0 +1,96 @@
+"""Results -> one HTML file that opens anywhere, offline: the verdict in words, then the evidence."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manyheads.results import Report
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["render", "write"]
+
+
+def render(reports: Sequence[Report]) -> str:
+    """One page about one run, or about several with their primary scores side by side.
+
+    Args:
+        reports: the runs, in the order they are to stand.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    from manyheads.report.views import View, side_by_side
+
+    if not reports:
+        raise ValueError("A page should show at least one report. Found none.")
+    several = len(reports) > 1
+    titles = _distinct([report.title or "Run" for report in reports])
+    views = [View(report, f"run{index}-" if several else "", title, 3 if several else 2)
+             for index, (report, title) in enumerate(zip(reports, titles, strict=True), start=1)]
+    split, rows = side_by_side(views) if several else ("", [])
+    title = f"{len(views)} runs compared" if several else titles[0]
+    page = _environment().get_template("page.html.jinja")
+    return page.render(title=title, views=views, several=several, split=split, rows=rows)
+
+
+def write(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Write a run's page, and the report itself as JSON beside it; each file appears whole or not at all.
+
+    Args:
+        report: the run.
+        path: the page's file, such as ``report.html``; the JSON takes the suffix ``.json``.
+
+    Raises:
+        ValueError: the path ends in ``.json``, which is the other file's name.
+    """
+    page = Path(path)
+    beside = page.with_suffix(".json")
+    if beside == page:
+        raise ValueError(f"A page should not be named like the JSON beside it, say report.html. Found {page.name!r}.")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _replace(beside, report.model_dump_json(indent=1) + "\n")
+    _replace(page, render([report]))
+    return page
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        draft.write_bytes(text.encode("utf-8", "xmlcharrefreplace"))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _distinct(titles: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    found = []
+    for title in titles:
+        seen[title] = seen.get(title, 0) + 1
+        found.append(title if seen[title] == 1 else f"{title} ({seen[title]})")
+    return found
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    from manyheads.report import figures, views, words
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.globals.update(
+        number=words.number, span=words.span, change=words.change, change_span=words.change_span, percent=words.percent,
+        p_value=words.p_value, block=words.block, tally=words.tally, signs=words.SIGNS, forest=figures.forest,
+        bar=figures.coverage, coverage=views.coverage, decimals=words.decimals,
+    )
+    return environment
