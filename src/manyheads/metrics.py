@@ -1,0 +1,786 @@
+"""Metrics that know which way is up, what a constant gets, and when they have no value.
+
+A metric is prepared once from labels and predictions (sorting, ties, row-wise errors), and is then a function of the
+rows' weights alone, for a whole stack of weights at a time: plain scores, weighted scores and the bootstrap, whose
+draws are counts of rows, are one and the same computation. scikit-learn is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from manyheads.catalog import hint
+
+Array = NDArray[Any]
+Weigh = Callable[[Array], Array]
+"""Weights (draws, rows) -> values (draws,); NaN where a draw leaves the metric undefined. NaN never leaves this file,
+except through `redraws`."""
+
+_CELLS = 2_000_000
+"""Weights held at a time by the bootstrap (16 MB)."""
+
+
+class Predicted(NamedTuple):
+    """What a model says about the rows of one task, in the target's units.
+
+    Shape:
+        value: (n,) a number, a class or a level; (n, L) zeros and ones for several labels a row.
+        proba: (n,) P(class 1); (n, C) for several classes; (n, L) for several labels a row.
+    """
+
+    value: ArrayLike
+    proba: ArrayLike | None = None
+
+
+class Measured(NamedTuple):
+    """A metric's value, or `None` and the reason."""
+
+    value: float | None
+    why: str | None = None
+
+
+class _Prepared(NamedTuple):
+    weigh: Weigh | None
+    rows: Array
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: ``metric(y, predicted)`` is its value on the known labels."""
+
+    name: str
+    greater_is_better: bool
+    best: float
+    """The value of a perfect prediction; infinite where there is none."""
+    needs: Literal["value", "proba"]
+    kinds: frozenset[str]
+    """The words of the task types that it suits."""
+    undefined: str
+    """Why it has no value, when labels are known and it has none."""
+    function: Callable[..., Weigh] | None = None
+    """(y, prediction) of one label a row, or (y, prediction, group) where `column` is set."""
+    matrix: Callable[[Array, Array, Array], Weigh] | None = None
+    """(y, prediction, known), each (n, L)."""
+    constant: float | None = None
+    """What every constant prediction gets (ROC AUC: 0.5), or `None` where it has to be measured."""
+    centre: Literal["mean", "median", "mode"] = "mean"
+    """The statistic of the labels that is the best constant prediction."""
+    column: str | None = None
+    """The column whose groups it needs."""
+    dimensions: tuple[int, ...] = (1,)
+    """How many dimensions `proba` may have when there is one label a row."""
+
+    def __reduce__(self) -> tuple[Callable[[str], Metric], tuple[str]]:
+        return find, (self.name,)
+
+    def __call__(
+        self,
+        y_true: ArrayLike,
+        prediction: Predicted,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        known: ArrayLike | None = None,
+    ) -> Measured:
+        """The metric's value; ``(None, reason)`` where it is undefined, never 0 or NaN for that, and no warning.
+
+        Shape:
+            y_true: (n,), or (n, L) for several labels a row.
+
+        Args:
+            y_true: the labels: numbers, classes or levels as the prediction's value has them, or zeros and ones.
+            prediction: what the model says, row by row.
+            sample_weight: (n,) weights of the rows, not negative; 1 each when `None`.
+            groups: (n,) the group of each row, for a metric with a `column`.
+            known: which labels count, of the shape of `y_true`; all when `None`.
+
+        Raises:
+            ValueError: shapes do not fit, what the metric needs is missing, or a label that counts is NaN.
+        """
+        with np.errstate(all="ignore"):
+            weigh, rows, why = self._prepare(y_true, prediction, groups, known)
+            if weigh is None:
+                return Measured(None, why)
+            weight = _weights(sample_weight, len(rows))[rows]
+            if not weight.any():
+                return Measured(None, "Every label has the weight 0.")
+            value = float(weigh(weight[None])[0])
+        return Measured(value) if math.isfinite(value) else Measured(None, self.undefined)
+
+    def skill(self, value: float | None, constant: float | None = None) -> float | None:
+        r"""How far a value is from a constant predictor's towards the best there is: 0 for the constant, 1 for perfect.
+
+        .. math:: (M - M_{constant}) / (M_{best} - M_{constant})
+
+        Args:
+            value: the metric's value M.
+            constant: the value of the constant predictor fitted on the training part; `None` takes the metric's own
+                `constant`.
+
+        Returns:
+            `None` where the value, the constant's or the best one is missing, or where the constant is perfect already.
+        """
+        start = self.constant if constant is None else constant
+        if value is None or start is None or not math.isfinite(self.best) or start == self.best:
+            return None
+        return (value - start) / (self.best - start)
+
+    def better(self, a: float | None, b: float | None) -> bool:
+        """Whether a is strictly better than b; a number is better than none."""
+        if a is None or b is None:
+            return a is not None and b is None
+        return a > b if self.greater_is_better else a < b
+
+    def _prepare(
+        self, y_true: ArrayLike, prediction: Predicted, groups: ArrayLike | None, known: ArrayLike | None
+    ) -> _Prepared:
+        y = np.asarray(y_true)
+        given = prediction.value if self.needs == "value" else prediction.proba
+        if given is None:
+            raise ValueError(f"Metric `{self.name}` needs probabilities. Found a prediction without `proba`.")
+        p = np.asarray(given)
+        self._check_shapes(y, p)
+        counts = np.ones(y.shape, bool) if known is None else np.asarray(known, bool)
+        if counts.shape != y.shape:
+            raise ValueError(f"`known` should have the labels' shape {y.shape}. Found {counts.shape}.")
+        rows: Array = counts if y.ndim == 1 else np.any(counts, axis=1)
+        y, p, counts = y[rows], p[rows], counts[rows]
+        if not len(y):
+            return _Prepared(None, rows, "No label is known.")
+        if y.dtype.kind == "f" and not np.isfinite(y[counts]).all():
+            raise ValueError("Labels that count should be finite. Found NaN or infinity: leave them out by `known`.")
+        if p.dtype.kind == "f" and not np.isfinite(p[counts] if p.shape == counts.shape else p).all():
+            return _Prepared(None, rows, "A prediction is not a finite number.")
+        if y.ndim == 2:
+            assert self.matrix is not None
+            return _Prepared(self.matrix(y, p, counts), rows, None)
+        assert self.function is not None
+        if self.column is None:
+            return _Prepared(self.function(y, p), rows, None)
+        if groups is None:
+            raise ValueError(f"Metric `{self.name}` needs the column `{self.column}`. Found no `groups`.")
+        return _Prepared(self.function(y, p, _codes(groups, len(rows))[rows]), rows, None)
+
+    def _check_shapes(self, y: Array, p: Array) -> None:
+        if y.ndim not in (1, 2):
+            raise ValueError(f"Labels should have the shape (n,) or (n, L). Found {y.shape}.")
+        if y.ndim == 2 and self.matrix is None:
+            raise ValueError(f"Metric `{self.name}` is for one label a row. Found labels of shape {y.shape}.")
+        if y.ndim == 1 and self.function is None:
+            raise ValueError(f"Metric `{self.name}` is for several labels a row. Found labels of shape {y.shape}.")
+        if y.ndim == 2 or self.needs == "value":
+            fits = p.shape == y.shape
+        else:
+            fits = len(p) == len(y) and p.ndim in self.dimensions
+        if fits:
+            return
+        remedy = ""
+        if y.ndim == 1 and self.name == "roc_auc" and p.ndim == 2:
+            remedy = " For several classes use `roc_auc_ovr`."
+        if y.ndim == 1 and self.name == "roc_auc_ovr" and p.ndim == 1:
+            remedy = " For two classes use `roc_auc`."
+        shapes = (
+            str(y.shape)
+            if y.ndim == 2 or self.needs == "value"
+            else " or ".join({1: f"({len(y)},)", 2: f"({len(y)}, C)"}[d] for d in self.dimensions)
+        )
+        raise ValueError(f"`{self.needs}` should have the shape {shapes} for `{self.name}`. Found {p.shape}.{remedy}")
+
+
+# ---- weights and small pieces
+
+
+def _weights(given: ArrayLike | None, n: int) -> Array:
+    if given is None:
+        return np.ones(n)
+    weight = np.asarray(given, float)
+    if weight.shape != (n,):
+        raise ValueError(f"`sample_weight` should have the shape ({n},). Found {weight.shape}.")
+    if not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError("`sample_weight` should be finite and not negative. Found a value that is not.")
+    return weight
+
+
+def _codes(values: ArrayLike, n: int) -> Array:
+    """Groups as 0, 1, ...; the rows without one (`None`, NaN) are a group of their own."""
+    found = np.asarray(values)
+    if found.shape != (n,):
+        raise ValueError(f"Groups should have the shape ({n},). Found {found.shape}.")
+    if found.dtype.kind != "O":
+        return np.unique(found, return_inverse=True)[1]
+    seen: dict[Any, int] = {}
+    return np.array([seen.setdefault(None if v is None or v != v else v, len(seen)) for v in found], int)
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def _mean_of_defined(values: Array) -> Array:
+    """Over the first axis, leaving out NaN; NaN where nothing is left."""
+    there = ~np.isnan(values)
+    return _ratio(np.where(there, values, 0).sum(0), there.sum(0))
+
+
+def _centred(y: Array) -> Array:
+    shifted = y - y[0]
+    return shifted - shifted.mean()
+
+
+def _spread(W: Array, y: Array) -> Array:
+    """Weighted sum of squares around the weighted mean; 0 where it is nothing but rounding."""
+    total = W.sum(1)
+    squares = W @ (y * y) - _ratio((W @ y) ** 2, total)
+    return np.where(squares > 1e-14 * total * (y * y).max(), squares, 0)
+
+
+def _median(values: Array, W: Array) -> Array:
+    order = np.argsort(values, kind="stable")
+    ordered, running = values[order], W[:, order].cumsum(1)
+    half = running[:, -1:] / 2
+    last = len(values) - 1
+    low = np.minimum((running < half).sum(1), last)
+    high = np.minimum((running <= half).sum(1), last)
+    return (ordered[low] + ordered[high]) / 2
+
+
+def _mean(errors: Array) -> Weigh:
+    return lambda W: _ratio(W @ errors, W.sum(1))
+
+
+def _nowhere(W: Array) -> Array:
+    return np.full(len(W), np.nan)
+
+
+def _each(function: Callable[[Array, Array], Weigh]) -> Callable[[Array, Array, Array], Weigh]:
+    """The mean of a metric of one label, on that label's known rows, over the labels where it is defined."""
+
+    def matrix(y: Array, p: Array, known: Array) -> Weigh:
+        parts = [
+            (None if rows.all() else rows, function(y[rows, label], p[rows, label]))
+            for label, rows in enumerate(known.T)
+            if rows.any()
+        ]
+
+        def weigh(W: Array) -> Array:
+            return _mean_of_defined(np.stack([f(W if rows is None else W[:, rows]) for rows, f in parts]))
+
+        return weigh
+
+    return matrix
+
+
+# ---- numbers
+
+
+def _squared(y: Array, p: Array) -> Weigh:
+    return _mean((y - p.astype(float)) ** 2)
+
+
+def _root(y: Array, p: Array) -> Weigh:
+    squared = _squared(y, p)
+    return lambda W: np.sqrt(squared(W))
+
+
+def _absolute(y: Array, p: Array) -> Weigh:
+    return _mean(np.abs(y - p.astype(float)))
+
+
+def _median_absolute(y: Array, p: Array) -> Weigh:
+    errors = np.abs(y - p.astype(float))
+    return lambda W: np.where(W.sum(1) > 0, _median(errors, W), np.nan)
+
+
+def _r2(y: Array, p: Array) -> Weigh:
+    errors, centred = (y - p.astype(float)) ** 2, _centred(y.astype(float))
+    return lambda W: 1 - _ratio(W @ errors, _spread(W, centred))
+
+
+def _explained_variance(y: Array, p: Array) -> Weigh:
+    errors, centred = _centred(y - p.astype(float)), _centred(y.astype(float))
+    return lambda W: 1 - _ratio(_spread(W, errors), _spread(W, centred))
+
+
+def _d2_absolute(y: Array, p: Array) -> Weigh:
+    numbers = y.astype(float)
+    errors = np.abs(numbers - p)
+
+    def weigh(W: Array) -> Array:
+        around = np.abs(numbers - _median(numbers, W)[:, None])
+        return 1 - _ratio(W @ errors, np.einsum("ij,ij->i", W, around))
+
+    return weigh
+
+
+def _poisson_deviance(y: Array, p: Array) -> Weigh:
+    if (y < 0).any() or (p <= 0).any():
+        return _nowhere
+    logs = np.log(np.where(y > 0, y, 1) / p)
+    return _mean(2 * (y * logs - y + p))
+
+
+# ---- probabilities
+
+
+def _log_loss(y: Array, p: Array) -> Weigh:
+    chosen = np.where(y == 1, p, 1 - p) if p.ndim == 1 else p[np.arange(len(y)), y.astype(int)]
+    tiny = np.finfo(chosen.dtype).eps
+    return _mean(-np.log(np.clip(chosen, tiny, 1 - tiny).astype(float)))
+
+
+def _brier(y: Array, p: Array) -> Weigh:
+    if p.ndim == 1:
+        return _squared(y, p)
+    return _mean(((p - np.eye(p.shape[1])[y.astype(int)]) ** 2).sum(1))
+
+
+def _auc(y: Array, p: Array, group: Array | None = None) -> Weigh:
+    r"""The area under the ROC curve, within each group where there are groups, then the mean by the groups' rows.
+
+    With weights w, over the positives i and the negatives j of group g,
+
+    .. math:: AUC_g = \sum_{i,j} w_i w_j ([p_i > p_j] + [p_i = p_j] / 2) / (\sum_i w_i \sum_j w_j), \qquad
+              \sum_g n_g AUC_g / \sum_g n_g
+
+    where n_g is the group's number (weight) of rows. Groups of one class are left out of both sums. Negatives are
+    sorted by (group, score), so that the weight below a positive is a difference of running sums.
+    """
+    code = np.zeros(len(y), int) if group is None else group
+    _, rank = np.unique(p, return_inverse=True)
+    step = int(rank.max()) + 1
+    key = code.astype(np.int64) * step + rank
+    positive = np.flatnonzero(y == 1)
+    positive = positive[np.argsort(code[positive], kind="stable")]
+    negative = np.flatnonzero(y != 1)
+    negative = negative[np.argsort(key[negative], kind="stable")]
+    if not len(positive) or not len(negative):
+        return _nowhere
+    ordered = key[negative]
+    below = np.searchsorted(ordered, key[positive], "left")
+    up_to = np.searchsorted(ordered, key[positive], "right")
+    starts = np.flatnonzero(np.diff(code[positive], prepend=-1))
+    groups = code[positive][starts].astype(np.int64)
+    first, end = np.searchsorted(ordered, groups * step), np.searchsorted(ordered, (groups + 1) * step)
+    own_first = np.repeat(first, np.diff(np.append(starts, len(positive))))
+
+    def weigh(W: Array) -> Array:
+        running = np.zeros((len(W), len(negative) + 1))
+        np.cumsum(W[:, negative], axis=1, out=running[:, 1:])
+        wins = (running[:, below] + running[:, up_to]) / 2
+        if group is not None:
+            wins -= running[:, own_first]
+        wins_weight = W[:, positive]
+        wins *= wins_weight
+        pairs, p_total = (np.add.reduceat(a, starts, axis=1) for a in (wins, wins_weight))
+        n_total = running[:, end] - running[:, first]
+        area = _ratio(pairs, p_total * n_total)
+        there = ~np.isnan(area)
+        rows = np.where(there, p_total + n_total, 0)
+        return _ratio((np.where(there, area, 0) * rows).sum(1), rows.sum(1))
+
+    return weigh
+
+
+def _auc_ovr(y: Array, p: Array) -> Weigh:
+    parts = [_auc(y == c, p[:, c]) for c in range(p.shape[1])]
+    return lambda W: _mean_of_defined(np.stack([part(W) for part in parts]))
+
+
+def _average_precision(y: Array, p: Array) -> Weigh:
+    order = np.argsort(-p, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
+    positive = (y[order] == 1).astype(float)
+
+    def weigh(W: Array) -> Array:
+        ordered = W[:, order]
+        hits, total = (ordered * positive).cumsum(1)[:, ends], ordered.cumsum(1)[:, ends]
+        precision = np.nan_to_num(_ratio(hits, total))
+        return _ratio((np.diff(hits, prepend=0, axis=1) * precision).sum(1), hits[:, -1])
+
+    return weigh
+
+
+# ---- classes
+
+
+def _accuracy(y: Array, p: Array) -> Weigh:
+    return _mean((y == p).astype(float))
+
+
+def _by_class(codes: Array, n_classes: int) -> Weigh:
+    """Weights (draws, n) -> their sums per class (draws, C)."""
+    order = np.argsort(codes, kind="stable")
+    present, starts = np.unique(codes[order], return_index=True)
+
+    def sums(W: Array) -> Array:
+        out = np.zeros((len(W), n_classes))
+        if len(present):
+            out[:, present] = np.add.reduceat(W[:, order], starts, axis=1)
+        return out
+
+    return sums
+
+
+def _tables(y: Array, p: Array) -> Callable[[Array], tuple[Array, Array, Array]]:
+    """Weights -> the weight that is right, labelled and predicted, per class: each (draws, C)."""
+    classes, codes = np.unique(np.concatenate([y, p]), return_inverse=True)
+    labelled, predicted = codes[: len(y)], codes[len(y) :]
+    right = np.flatnonzero(labelled == predicted)
+    of_right, of_label, of_prediction = (_by_class(c, len(classes)) for c in (labelled[right], labelled, predicted))
+    return lambda W: (of_right(W[:, right]), of_label(W), of_prediction(W))
+
+
+def _balanced_accuracy(y: Array, p: Array) -> Weigh:
+    tables = _tables(y, p)
+
+    def weigh(W: Array) -> Array:
+        right, labelled, _ = tables(W)
+        return _mean_of_defined(_ratio(right, labelled).T)
+
+    return weigh
+
+
+def _f1(y: Array, p: Array) -> Weigh:
+    true, said = (y == 1).astype(float), (p == 1).astype(float)
+    both = true * said
+    return lambda W: _ratio(2 * (W @ both), W @ true + W @ said)
+
+
+def _precision(y: Array, p: Array) -> Weigh:
+    said = (p == 1).astype(float)
+    both = said * (y == 1)
+    return lambda W: _ratio(W @ both, W @ said)
+
+
+def _recall(y: Array, p: Array) -> Weigh:
+    return _precision(p, y)
+
+
+def _f1_macro(y: Array, p: Array) -> Weigh:
+    tables = _tables(y, p)
+
+    def weigh(W: Array) -> Array:
+        right, labelled, predicted = tables(W)
+        return _mean_of_defined(_ratio(2 * right, labelled + predicted).T)
+
+    return weigh
+
+
+def _f1_weighted(y: Array, p: Array) -> Weigh:
+    tables = _tables(y, p)
+
+    def weigh(W: Array) -> Array:
+        right, labelled, predicted = tables(W)
+        f1 = np.nan_to_num(_ratio(2 * right, labelled + predicted))
+        return _ratio((f1 * labelled).sum(1), labelled.sum(1))
+
+    return weigh
+
+
+def _matthews(y: Array, p: Array) -> Weigh:
+    """0 for a prediction of a single class, as for every constant; undefined only where the labels have one class."""
+    tables = _tables(y, p)
+
+    def weigh(W: Array) -> Array:
+        right, labelled, predicted = tables(W)
+        total = W.sum(1)
+        covariance = right.sum(1) * total - (labelled * predicted).sum(1)
+        of_label, of_prediction = ((total**2 - (side**2).sum(1)) for side in (labelled, predicted))
+        several = (labelled > 0).sum(1) > 1
+        constant = (predicted > 0).sum(1) < 2
+        value = _ratio(covariance, np.sqrt(np.maximum(of_label, 0)) * np.sqrt(np.maximum(of_prediction, 0)))
+        return np.where(several, np.where(constant, 0.0, value), np.nan)
+
+    return weigh
+
+
+def _kappa(y: Array, p: Array) -> Weigh:
+    r"""1 - E (i - j)^2 / E' (i - j)^2, where E' has the same levels i, j drawn independently of each other.
+
+    The denominator needs no table: :math:`E i^2 + E j^2 - 2 E i E j`.
+    """
+    i, j = y.astype(float), p.astype(float)
+    observed, square, centred = (i - j) ** 2, i * i + j * j, _centred(i)
+
+    def weigh(W: Array) -> Array:
+        total = W.sum(1)
+        expected = _ratio(W @ square, total) - 2 * _ratio(W @ i, total) * _ratio(W @ j, total)
+        value = 1 - _ratio(_ratio(W @ observed, total), expected)
+        return np.where(_spread(W, centred) > 0, value, np.nan)
+
+    return weigh
+
+
+# ---- several labels a row: sets
+
+
+def _sets(y: Array, p: Array, known: Array) -> tuple[Array, Array, Array]:
+    true, said = (y == 1) & known, (p == 1) & known
+    return (true & said).sum(1).astype(float), true.sum(1).astype(float), said.sum(1).astype(float)
+
+
+def _subset(y: Array, p: Array, known: Array) -> Weigh:
+    return _mean(((y == p) | ~known).all(1).astype(float))
+
+
+def _f1_micro(y: Array, p: Array, known: Array) -> Weigh:
+    both, true, said = _sets(y, p, known)
+    return lambda W: _ratio(2 * (W @ both), W @ (true + said))
+
+
+def _f1_samples(y: Array, p: Array, known: Array) -> Weigh:
+    """A row without a true and without a predicted label is right: 1."""
+    both, true, said = _sets(y, p, known)
+    return _mean(np.where(true + said > 0, 2 * both / np.maximum(true + said, 1), 1.0))
+
+
+def _jaccard_samples(y: Array, p: Array, known: Array) -> Weigh:
+    """A row without a true and without a predicted label is right: 1."""
+    both, true, said = _sets(y, p, known)
+    return _mean(np.where(true + said > 0, both / np.maximum(true + said - both, 1), 1.0))
+
+
+# ---- the catalogue
+
+_NUMBER = frozenset({"regression", "count"})
+_LEVEL = frozenset({"ordinal"})
+_BINARY = frozenset({"binary"})
+_CLASS = frozenset({"binary", "multiclass", "ordinal", "tagging"})
+_LABELS = frozenset({"multilabel"})
+_TOO_LARGE = "An error is too large for a floating-point number."
+_VARIED = "At least two different labels are needed."
+_BOTH = "Labels of both classes are needed."
+_POSITIVE = "No row is positive, neither by its label nor by its prediction."
+
+METRICS: dict[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric("r2", True, 1, "value", _NUMBER, _VARIED, _r2, constant=0),
+        Metric("explained_variance", True, 1, "value", _NUMBER, _VARIED, _explained_variance, constant=0),
+        Metric("d2_absolute_error_score", True, 1, "value", _NUMBER, _VARIED, _d2_absolute, constant=0,
+               centre="median"),
+        Metric("mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _squared),
+        Metric("root_mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _root),
+        Metric("mean_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _absolute, centre="median"),
+        Metric(
+            "median_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _median_absolute, centre="median"
+        ),
+        Metric(
+            "mean_poisson_deviance", False, 0, "value", _NUMBER,
+            "Labels must not be negative, and predictions must be positive.", _poisson_deviance,
+        ),
+        Metric("roc_auc", True, 1, "proba", _BINARY | _LABELS, _BOTH, _auc, _each(_auc), constant=0.5),
+        Metric("roc_auc_ovr", True, 1, "proba", _CLASS - _BINARY, "Labels of two classes are needed.", _auc_ovr,
+               constant=0.5, dimensions=(2,)),
+        Metric("average_precision", True, 1, "proba", _BINARY | _LABELS, "A positive label is needed.",
+               _average_precision, _each(_average_precision)),
+        Metric("log_loss", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, _log_loss, _each(_log_loss),
+               dimensions=(1, 2)),
+        Metric("brier_score", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, _brier, _each(_brier),
+               dimensions=(1, 2)),
+        Metric("accuracy", True, 1, "value", _CLASS | _LABELS, _TOO_LARGE, _accuracy, _subset, centre="mode"),
+        Metric("balanced_accuracy", True, 1, "value", _CLASS, _TOO_LARGE, _balanced_accuracy, centre="mode"),
+        Metric("f1", True, 1, "value", _BINARY, _POSITIVE, _f1, centre="mode"),
+        Metric("precision", True, 1, "value", _BINARY, "No row is predicted positive.", _precision, centre="mode"),
+        Metric("recall", True, 1, "value", _BINARY, "A positive label is needed.", _recall, centre="mode"),
+        Metric("f1_macro", True, 1, "value", _CLASS | _LABELS, _POSITIVE, _f1_macro, _each(_f1), centre="mode"),
+        Metric("f1_weighted", True, 1, "value", _CLASS, _TOO_LARGE, _f1_weighted, centre="mode"),
+        Metric("f1_micro", True, 1, "value", _LABELS, _POSITIVE, None, _f1_micro, centre="mode"),
+        Metric("f1_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, _f1_samples, centre="mode"),
+        Metric("jaccard_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, _jaccard_samples, centre="mode"),
+        Metric("matthews_corrcoef", True, 1, "value", _CLASS, "Labels of two classes are needed.", _matthews,
+               constant=0, centre="mode"),
+        Metric("quadratic_weighted_kappa", True, 1, "value", _LEVEL, _VARIED, _kappa, constant=0, centre="median"),
+    )
+}  # fmt: skip
+
+_FOREIGN = {
+    "rmse": "root_mean_squared_error", "mse": "mean_squared_error", "l2": "mean_squared_error",
+    "mae": "mean_absolute_error", "l1": "mean_absolute_error", "medae": "median_absolute_error",
+    "r2_score": "r2", "r_squared": "r2", "rsquared": "r2", "poisson": "mean_poisson_deviance",
+    "auc": "roc_auc", "auroc": "roc_auc", "roc_auc_score": "roc_auc", "rocauc": "roc_auc",
+    "ap": "average_precision", "map": "average_precision", "pr_auc": "average_precision", "auprc": "average_precision",
+    "aucpr": "average_precision", "acc": "accuracy", "accuracy_score": "accuracy",
+    "balanced_accuracy_score": "balanced_accuracy", "bacc": "balanced_accuracy",
+    "logloss": "log_loss", "cross_entropy": "log_loss", "crossentropy": "log_loss", "nll": "log_loss",
+    "bce": "log_loss",
+    "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1", "macro_f1": "f1_macro",
+    "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
+    "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "jaccard_samples",
+    "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
+}  # fmt: skip
+
+
+def find(name: str) -> Metric:
+    """The metric of a name: a scikit-learn scorer's without ``neg_``, or ``gauc:<column>``.
+
+    ``gauc:<column>`` is the ROC AUC within each group of that column, weighted by the group's number of rows; groups
+    whose labels are all of one class are left out.
+
+    Raises:
+        ValueError: no metric has this name; the message names the one that is meant.
+
+    Example:
+        >>> find("roc_auc")([0, 0, 1, 1], Predicted([0, 0, 0, 1], [0.1, 0.4, 0.35, 0.8]))
+        Measured(value=0.75, why=None)
+        >>> find("r2")([3.0], Predicted([2.5]))
+        Measured(value=None, why='At least two different labels are needed.')
+    """
+    if name in METRICS:
+        return METRICS[name]
+    word, _, column = str(name).partition(":")
+    if word == "gauc" and column:
+        return Metric(
+            name, True, 1, "proba", _BINARY, "No group has labels of both classes.", _auc, constant=0.5, column=column
+        )
+    lowered = str(name).lower().strip()
+    if lowered.removeprefix("neg_") in METRICS and lowered != lowered.removeprefix("neg_"):
+        remedy = f"Write `{lowered.removeprefix('neg_')}`: its direction is known."
+    elif word.lower() in _FOREIGN:
+        remedy = f"It is called `{_FOREIGN[word.lower()]}` here."
+    else:
+        remedy = hint(str(name), [*METRICS, "gauc:<column>"])
+    raise ValueError(f"No metric is called `{name}`. {remedy}")
+
+
+def constant_prediction(
+    metric: Metric, y: ArrayLike, rows: int, classes: int | None = None, known: ArrayLike | None = None
+) -> Predicted:
+    """The best constant for a metric, fitted on labels: their mean, median or mode, and the share of each class.
+
+    Shape:
+        y: (m,), or (m, L) for several labels a row.
+
+    Args:
+        metric: whose `centre` is asked for.
+        y: the training part's labels.
+        rows: for how many rows to predict.
+        classes: number of classes C where `proba` has to be (rows, C).
+        known: which labels count, of the shape of `y`.
+
+    Raises:
+        ValueError: a label column has no known label.
+    """
+    labels = np.asarray(y)
+    counts = np.ones(labels.shape, bool) if known is None else np.asarray(known, bool)
+    if labels.ndim == 2:
+        columns = [
+            constant_prediction(metric, label, rows, None, there)
+            for label, there in zip(labels.T, counts.T, strict=True)
+        ]
+        return Predicted(
+            np.stack([np.asarray(c.value) for c in columns], 1), np.stack([np.asarray(c.proba) for c in columns], 1)
+        )
+    labels = labels[counts]
+    if not len(labels):
+        raise ValueError("A constant predictor needs a known label. Found none.")
+    if metric.centre == "mode":
+        values, frequency = np.unique(labels, return_counts=True)
+        value = values[frequency.argmax()]
+    else:
+        value = np.mean(labels) if metric.centre == "mean" else np.median(labels)
+    proba = None
+    if classes is not None:
+        shares = np.bincount(labels.astype(int), minlength=classes) / len(labels)
+        proba = np.tile(shares, (rows, 1))
+    elif labels.dtype.kind in "bifu" and np.isin(labels, (0, 1)).all():
+        proba = np.full(rows, float(np.mean(labels)))
+    return Predicted(np.full(rows, value), proba)
+
+
+def redraws(
+    metric: Metric,
+    y_true: ArrayLike,
+    prediction: Predicted,
+    sample_weight: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    known: ArrayLike | None = None,
+    redraw: ArrayLike | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """The metric on bootstrap draws of the rows; NaN for the draws in which it is undefined.
+
+    The draws depend on the number of rows (or groups) and the seed alone: two models, or two tasks of one table whose
+    unknown labels are given by `known`, see the same ones.
+
+    Shape:
+        returns (draws,).
+
+    Args:
+        metric, y_true, prediction, sample_weight, known: as in `Metric.__call__`.
+        groups: (n,) groups that are drawn whole; also the groups of a metric with a `column`.
+        redraw: (n,) groups that are drawn whole instead of `groups`.
+        draws: how many.
+        seed: of the draws.
+    """
+    n = len(np.asarray(y_true))
+    with np.errstate(all="ignore"):
+        weigh, rows, _ = metric._prepare(y_true, prediction, groups, known)
+        if weigh is None:
+            return np.full(draws, np.nan)
+        base = None if sample_weight is None else _weights(sample_weight, n)[rows]
+        unit = groups if redraw is None else redraw
+        code = None if unit is None else _codes(unit, n)
+        units = n if code is None else int(code.max()) + 1
+        where = np.flatnonzero(rows) if code is None else code[rows]
+        every = code is None and len(where) == n
+        rng, found = np.random.default_rng(seed), []
+        size = max(1, _CELLS // n)
+        for start in range(0, draws, size):
+            some = min(size, draws - start)
+            drawn = rng.integers(0, units, size=(some, units)) + np.arange(some)[:, None] * units
+            counts = np.bincount(drawn.ravel(), minlength=some * units).reshape(some, units).astype(float)
+            weight = counts if every else counts[:, where]
+            if base is not None:
+                weight = weight * base
+            found.append(weigh(weight))
+    values = np.concatenate(found)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def bootstrap(
+    metric: Metric,
+    y_true: ArrayLike,
+    prediction: Predicted,
+    groups: ArrayLike | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    *,
+    sample_weight: ArrayLike | None = None,
+    known: ArrayLike | None = None,
+    redraw: ArrayLike | None = None,
+) -> tuple[float, float] | None:
+    """95 % percentile interval of a metric over rows, or over whole groups where groups are given.
+
+    Draws in which the metric is undefined (one class, for ROC AUC) are left out.
+
+    Args:
+        metric, y_true, prediction, groups, draws, seed, sample_weight, known, redraw: as in `redraws`.
+
+    Returns:
+        (low, high); `None` where the metric itself is undefined or is so in half of the draws, or where there are fewer
+        than two rows (groups) to draw from.
+
+    Reference:
+        Bootstrap Methods: Another Look at the Jackknife. Efron, 1979.
+    """
+    if metric(y_true, prediction, sample_weight, groups, known).value is None:
+        return None
+    unit = groups if redraw is None else redraw
+    n = len(np.asarray(y_true))
+    there = np.ones(n, bool) if known is None else np.asarray(known, bool).reshape(n, -1).any(1)
+    if (int(there.sum()) if unit is None else len(np.unique(_codes(unit, n)[there]))) < 2:
+        return None
+    values = redraws(metric, y_true, prediction, sample_weight, groups, known, redraw, draws, seed)
+    values = values[~np.isnan(values)]
+    if 2 * len(values) < draws:
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
