@@ -70,7 +70,7 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
                 else:
                     parts.append(_mark(place(end), middle, f"M{sign * -6} -4L0 0L{sign * -6} 4", f"cut {kind}"))
         if delta is not None:
-            size = 4.0 if crowd else 5.5
+            size = 4.5 if crowd else 5.5
             parts.append(_mark(place(delta), middle, _shape(kind, size), f"dot {kind}"))
         return f'<svg class="strip" height="{height}" aria-hidden="true">{"".join(parts)}</svg>'
 
@@ -82,7 +82,7 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
                          change_span(task.interval, task.absolute)))
     total = ""
     if comparison.delta_m is not None:
-        total = _row("Δm, mean over tasks", strip(comparison.delta_m, comparison.interval, "mean"),
+        total = _row("Δm, the mean", strip(comparison.delta_m, comparison.interval, "mean"),
                      change(comparison.delta_m), change_span(comparison.interval), "total")
     labels = "".join(f'<text x="{place(mark):.2f}%" y="14" text-anchor="middle">{_percent_tick(mark, marks)}</text>'
                      for mark in marks)
@@ -91,7 +91,7 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
     crowded = " crowd" if crowd else ""
     shared = f'<svg class="off" aria-hidden="true"><defs><g id="{escape(anchor)}grid">{grid}</g></defs></svg>'
     return Markup(f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">{shared}'
-                  f'{"".join(rows)}{total}{axis}</div>')
+                  f'{axis if crowd else ""}{"".join(rows)}{total}{axis}</div>')
 
 
 def forest_words(comparison: Comparison) -> str:
@@ -155,7 +155,7 @@ def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower
     first, last = min(both), max(both)
     last = last if last > first else first + 1
     panels = [part for part in (upper, lower) if any(value is not None for _, value in part)]
-    depth = 152.0 if len(panels) == 1 else 68.0
+    depth = 162.0 if len(panels) == 1 else 68.0
 
     def across(x: float) -> float:
         return _LEFT + (_WIDE - _LEFT - _RIGHT) * (x - first) / (last - first)
@@ -174,18 +174,16 @@ def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower
     if found:
         low, high = _extent(upper)
         y = 22 + depth * (1 - (found[1] - low) / (high - low))
-        right = across(found[0]) > _WIDE * 0.6
         parts.append(f'<circle class="best" cx="{across(found[0]):.1f}" cy="{y:.1f}" r="4"/>')
-        label_y = y + 15 if y < 22 + depth * 0.35 else y - 8
-        parts.append(f'<text class="halo" x="{across(found[0]) + (-2 if right else 2):.1f}" y="{label_y:.1f}" '
-                     f'text-anchor="{"end" if right else "start"}">{number(found[1])} at {found[0]:g}</text>')
+        parts.append(f'<text class="title" x="{_WIDE - _RIGHT:g}" y="14" text-anchor="end">best '
+                     f'<tspan class="figure">{number(found[1])}</tspan> at {found[0]:g}</text>')
     for mark in ticks(first, last, 4):
         if mark == int(mark):
-            parts.append(f'<text x="{across(mark):.1f}" y="{bottom + 14:.1f}" text-anchor="middle">{mark:g}</text>')
-    parts.append(f'<text x="2" y="{bottom + 14:.1f}">epoch</text>')
+            parts.append(f'<text x="{across(mark):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{mark:g}</text>')
+    parts.append(f'<text x="2" y="{bottom + 16:.1f}">epoch</text>')
     words = card_words(name, upper, lower, upper_name, lower_name, greater_is_better)
     return Markup(f'<div class="card"><h{level} title="{escape(name)}"><bdi>{escape(name)}</bdi></h{level}>'
-                  f'<svg viewBox="0 0 {_WIDE:g} {bottom + 20:g}" role="img" aria-label="{escape(words)}">'
+                  f'<svg viewBox="0 0 {_WIDE:g} {bottom + 22:g}" role="img" aria-label="{escape(words)}">'
                   f'{"".join(parts)}</svg></div>')
 
 

@@ -252,6 +252,11 @@ class View:
         """What the fitted tasks know, by task."""
         return {task.name: task.detail for task in self.report.tasks if task.detail}
 
+    @property
+    def several_tables(self) -> bool:
+        """Whether the tasks come from more than one table."""
+        return len({table for task in self.report.tasks for table in task.tables}) > 1
+
     def any(self, field: str, usual: Any = None) -> bool:
         """Whether some task has something to say in a column.
 

@@ -42,8 +42,8 @@ def number(value: Any, places: int | None = None) -> str:
         return NONE
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if places is None and isinstance(value, int):
-        text = f"{value:,}"
+    if places is None and (isinstance(value, int) or value == 0):
+        text = f"{int(value):,}"
     elif abs(value) >= 1e7 or 0 < abs(value) < 1e-5:
         text = f"{value:.2e}"
     else:

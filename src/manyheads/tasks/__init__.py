@@ -81,9 +81,12 @@ class Task(ABC):
             raise ConfigError(f"Task `{self.name}`: `weight` should be 0 or more. Found {self.weight}.")
         for metric in self.metrics:
             try:
-                metrics.find(metric)
+                kinds = metrics.find(metric).kinds
             except ValueError as error:
                 raise ConfigError(f"Task `{self.name}`: {error}") from None
+            if self.kind not in kinds and any(self.kind in m.kinds for m in metrics.METRICS.values()):
+                fit = ", ".join(m.name for m in metrics.METRICS.values() if self.kind in m.kinds)
+                raise ConfigError(f"Task `{self.name}`: `{metric}` is no metric of a {self.kind} task. Known: {fit}.")
 
     # -- the four answers of a type
 

@@ -152,7 +152,7 @@ class Binary(_Classes):
         assert proba is not None
         levels = np.unique(proba)
         candidates = np.unique(np.quantile(levels, np.linspace(0, 1, min(len(levels), 200))))
-        scored = [(metric(y, Predicted((proba >= c).astype(np.int64), proba)) or 0.0, -abs(c - 0.5), c) for c in candidates]
+        scored = [(metric(y, Predicted((proba >= c).astype(np.int64), proba)).value or 0.0, -abs(c - 0.5), c) for c in candidates]
         return self._replace(cut=float(max(scored)[2]))
 
     def truth(self, target: Tensor) -> np.ndarray:

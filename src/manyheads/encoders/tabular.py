@@ -1,0 +1,180 @@
+"""Rows of numbers and categories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks import Named
+from . import Encoder, Layout
+
+
+class Embed(nn.Module):
+    """Stage 0 of one table: every column as numbers, side by side.
+
+    Numeric columns pass as they are, or through the numeric embedding; a categorical column of cardinality c is looked
+    up in a table of min(c, `d_embedding`) columns, which starts as one-hot codes where c fits.
+
+    Shape:
+        {"numeric": (batch, n), "categorical": (batch, m)} -> (batch, width).
+    """
+
+    def __init__(self, layout: Layout, embedding: str, d_embedding: int) -> None:
+        super().__init__()
+        n = int(layout.get("numeric", 0))
+        self.numbers: nn.Module | None = None
+        self.width = n
+        if embedding != "none" and n:
+            self.numbers = _numeric_embedding(embedding, layout, d_embedding)
+            self.width = n * d_embedding
+        self.codes = nn.ModuleList(_Codes(int(c), min(int(c), d_embedding)) for c in layout.get("categorical", ()))
+        self.width += sum(code.embedding_dim for code in self.codes)  # type: ignore[misc]
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        if "numeric" in x and x["numeric"].shape[-1]:
+            numeric = x["numeric"]
+            parts.append(numeric if self.numbers is None else self.numbers(numeric).flatten(-2))
+        parts += [code(x["categorical"][..., i]) for i, code in enumerate(self.codes)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class _Codes(nn.Embedding):
+    """Category codes: one-hot at the start where they fit, small random vectors otherwise."""
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            if self.num_embeddings <= self.embedding_dim:
+                self.weight.copy_(torch.eye(self.num_embeddings, self.embedding_dim))
+            else:
+                self.weight.normal_(0, 1 / math.sqrt(self.embedding_dim))
+
+
+def _numeric_embedding(word: str, layout: Layout, d_embedding: int) -> nn.Module:
+    from rtdl_num_embeddings import PeriodicEmbeddings, PiecewiseLinearEmbeddings
+
+    if word == "periodic":
+        return PeriodicEmbeddings(int(layout["numeric"]), d_embedding, lite=False)
+    bins = [torch.tensor(edges, dtype=torch.float32) for edges in layout["bins"]]
+    bins = [b if len(b) >= 2 else torch.tensor([float(b[0]) - 0.5, float(b[0]) + 0.5]) for b in bins]
+    return PiecewiseLinearEmbeddings(bins, d_embedding, activation=False, version="B")
+
+
+class Block(nn.Module):
+    """One hidden stage: [h, x] -> [act(W [h]) (+ h), x], where x is the linear path, passed on untouched."""
+
+    def __init__(self, d_in: int, d_hidden: int, d_path: int, activation: str, dropout: float, residual: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_in, d_hidden)
+        self.activation = getattr(nn, ACTIVATIONS[activation])()
+        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.d_path, self.residual = d_path, residual and d_in == d_hidden
+
+    def forward(self, z: Tensor) -> Tensor:
+        h, path = (z[..., : -self.d_path], z[..., -self.d_path :]) if self.d_path else (z, None)
+        new = self.activation(self.linear(h))
+        if self.dropout is not None:
+            new = self.dropout(new)
+        if self.residual:
+            new = new + h
+        return new if path is None else torch.cat([new, path], -1)
+
+
+ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "selu": "SELU"}
+
+
+class Tabular(Encoder):
+    """An MLP over numbers and category codes, with a linear path beside it.
+
+    Stage 0 puts all columns side by side, x; stage i gives [h_i, x] with h_i = act(W_i h_{i-1} + b_i) and h_0 = x. The
+    heads therefore see the net's features and the inputs themselves, so that every model contains the linear one: on
+    small tables, where linear models are strong, this is what keeps the net from losing to them.
+
+    With several tables, each has a stage 0 of its own, which ends in a linear map to `d_hidden` numbers.
+
+    Args:
+        layouts: table -> {"numeric": n, "categorical": [cardinalities], "bins": [edges per numeric column]}.
+        d_hidden: width of a hidden stage.
+        n_layers: hidden stages.
+        activation: relu, gelu, silu, tanh or selu.
+        dropout: share of hidden units left out in training.
+        residual: add a stage's input to its output where the widths agree.
+        embedding: ``none``, ``periodic`` (Gorishniy et al. 2022) or ``piecewise`` (piecewise-linear, the same paper).
+        d_embedding: most columns of a category code; columns of a numeric embedding.
+        linear_path: the heads see the inputs as well.
+
+    Reference:
+        Gorishniy, Rubachev, Babenko: On embeddings for numerical features in tabular deep learning, 2022.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        *,
+        d_hidden: int = 64,
+        n_layers: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.1,
+        residual: bool = False,
+        embedding: str = "none",
+        d_embedding: int = 16,
+        linear_path: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("activation", activation, tuple(ACTIVATIONS)),
+            ("embedding", embedding, ("none", "periodic", "piecewise")),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` should be one of {', '.join(known)}. Found `{value}`.")
+        if d_hidden < 1 or n_layers < 0 or not 0 <= dropout < 1:
+            raise ValueError(
+                "`d_hidden` should be at least 1, `n_layers` at least 0 and `dropout` in [0, 1). "
+                f"Found {d_hidden}, {n_layers}, {dropout}."
+            )
+        entrances: dict[str, Any] = {t: Embed(layout, embedding, d_embedding) for t, layout in layouts.items()}
+        width = next(iter(entrances.values())).width
+        if len(entrances) > 1:
+            width = d_hidden
+            entrances = {t: nn.Sequential(e, nn.Linear(e.width, width)) for t, e in entrances.items()}
+        if width == 0:
+            raise ValueError("An encoder needs at least one feature column. Found none.")
+        first = Named(entrances) if len(entrances) > 1 else next(iter(entrances.values()))
+        d_path = width if linear_path and n_layers else 0
+        blocks = [
+            _First(width, d_hidden, d_path, activation, dropout)
+            if i == 0
+            else Block(d_hidden, d_hidden, d_path, activation, dropout, residual)
+            for i in range(n_layers)
+        ]
+        self.stages = nn.ModuleList([first, *blocks])
+        self.widths = [width, *[d_hidden + d_path] * n_layers]
+
+
+class _First(Block):
+    """The first hidden stage: its input x is also the linear path."""
+
+    def __init__(self, d_in: int, d_hidden: int, d_path: int, activation: str, dropout: float) -> None:
+        super().__init__(d_in, d_hidden, d_path, activation, dropout, residual=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        new = self.activation(self.linear(z))
+        if self.dropout is not None:
+            new = self.dropout(new)
+        return torch.cat([new, z], -1) if self.d_path else new
+
+
+class Linear(Tabular):
+    """No hidden stage: the heads read the columns themselves, and the model is linear.
+
+    Args:
+        layouts: as for `Tabular`.
+        d_embedding: most columns of a category code.
+    """
+
+    def __init__(self, layouts: Mapping[str, Layout], *, d_embedding: int = 64) -> None:
+        super().__init__(layouts, n_layers=0, d_embedding=d_embedding)

@@ -1,0 +1,181 @@
+"""A model and rows -> predictions and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import metrics
+from .data import Taskset
+from .model import Outputs
+from .results import Score, Scores
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task's outputs for rows, members of an ensemble already averaged, beside the labels."""
+
+    output: Tensor
+    target: Any
+    known: Any
+    extra: Mapping[str, np.ndarray]
+
+    def labelled(self) -> tuple[Tensor, Any, Any, Tensor]:
+        """(output, target, known, rows) of the rows with a label."""
+        known = self.known
+        rows = (known.flatten(1).any(1) if known.dim() > 1 else known).nonzero().flatten()
+        return self.output[rows], self.target[rows], known[rows], rows
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module, taskset: Taskset, tasks: Sequence[str] | None = None, table: str | None = None, rows: int = 4096
+) -> dict[str, Tensor]:
+    """Outputs (rows, units) of these tasks for all rows of a table, in evaluation mode, batch by batch.
+
+    Args:
+        rows: rows at a time.
+    """
+    training = model.training
+    model.eval()
+    described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    wanted = tuple(described) if tasks is None else tuple(tasks)
+    parts: dict[str, list[Tensor]] = {t: [] for t in wanted}
+    try:
+        for start in range(0, len(taskset), rows):
+            index = slice(start, start + rows)
+            outputs: Outputs = model({k: v[index] for k, v in taskset.inputs.items()}, wanted, table)
+            for names, output, stacked in outputs.groups:
+                one = described[names[0]].ensemble(output) if outputs.members else output
+                for i, name in enumerate(names):
+                    parts[name].append(one[:, i] if stacked else one)
+    finally:
+        model.train(training)
+    return {t: p[0] if len(p) == 1 else torch.cat(p) for t, p in parts.items() if p}
+
+
+def results(model: nn.Module, tasksets: Mapping[str, Taskset], tasks: Sequence[str] | None = None) -> dict[str, Result]:
+    """Outputs and labels of each task over all tables that may label it; rows in the order of the tables."""
+    found: dict[str, list[Result]] = {}
+    for table, rows in tasksets.items():
+        wanted = [t for t in rows.tasks if tasks is None or t in tasks]
+        if not wanted or not len(rows):
+            continue
+        for task, output in run(model, rows, wanted, table).items():
+            target, known, _ = rows.labels(task)
+            found.setdefault(task, []).append(Result(output, target, known, rows.extra))
+    return {task: _joined(parts) for task, parts in found.items()}
+
+
+def _joined(parts: Sequence[Result]) -> Result:
+    if len(parts) == 1:
+        return parts[0]
+    extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in parts[0].extra if all(k in p.extra for p in parts)}
+    return Result(
+        torch.cat([p.output for p in parts]), torch.cat([p.target for p in parts]), torch.cat([p.known for p in parts]), extra
+    )
+
+
+def measure(
+    task: Task, result: Result, names: Sequence[str] | None = None, draws: int = 0, redraw: str | None = None, split: str = ""
+) -> list[Score]:
+    """The scores of one task on its known labels.
+
+    Args:
+        names: metrics; the task's own by default.
+        draws: bootstrap draws for the interval; 0 for none.
+        redraw: a column whose groups are drawn whole.
+    """
+    output, target, known, rows = result.labelled()
+    index = rows.numpy()
+    scores = []
+    predicted = task.predict(output) if len(output) else None
+    truth = task.truth(target) if len(output) else None
+    several = known.numpy() if known.dim() > 1 else None
+    for i, name in enumerate(names if names is not None else task.metrics):
+        metric = metrics.find(name)
+        groups = None if metric.column is None else result.extra[metric.column][index]
+        value, why, interval = None, f"No label in {split or 'these rows'}.", None
+        if predicted is not None and truth is not None:
+            value, why = metric(truth, predicted, groups=groups, known=several)
+            if draws and value is not None:
+                whole = None if redraw is None else result.extra[redraw][index]
+                interval = metrics.bootstrap(metric, truth, predicted, groups, draws, known=several, redraw=whole)
+        scores.append(
+            Score(
+                task=task.name, metric=name, value=value, labels=int(known.sum()), interval=interval,
+                greater_is_better=metric.greater_is_better, primary=i == 0, why=why,
+            )
+        )  # fmt: skip
+    return scores
+
+
+def score(
+    model: nn.Module,
+    tasksets: Mapping[str, Taskset],
+    split: str,
+    draws: int = 1000,
+    redraw: str | None = None,
+    tasks: Sequence[str] | None = None,
+) -> Scores:
+    """The scores of a model on a split: every metric of every task, with 95 % bootstrap intervals."""
+    described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    found = results(model, tasksets, tasks)
+    scores = [
+        s for name, result in found.items() for s in measure(described[name], result, draws=draws, redraw=redraw, split=split)
+    ]
+    return Scores(split=split, scores=tuple(scores))
+
+
+class Skill:
+    """How far each task's primary metric is from a constant predictor's towards the best there is.
+
+    skill = (M - M_constant) / (M_best - M_constant) on these rows, with the constant fitted on the training labels.
+
+    Args:
+        tasks: fitted tasks.
+        train: training rows per table; the constants come from their labels.
+        tasksets: the rows to score (validation).
+    """
+
+    def __init__(self, tasks: Sequence[Task], train: Mapping[str, Taskset], tasksets: Mapping[str, Taskset]) -> None:
+        self.constants: dict[str, float | None] = {}
+        for task in tasks:
+            metric = metrics.find(task.metrics[0])
+            self.constants[task.name] = metric.constant
+            if metric.constant is None:
+                fitted, scored = _labels(task, train), _labels(task, tasksets)
+                if fitted is None or scored is None:
+                    continue
+                classes = len(getattr(task, "classes", ())) or None
+                classes = classes if task.kind in ("multiclass", "ordinal") else None
+                constant = metrics.constant_prediction(metric, fitted[0], len(scored[0]), classes, fitted[1])
+                self.constants[task.name] = metric(scored[0], constant, known=scored[1]).value
+
+    def __call__(self, task: Task, value: float | None) -> float | None:
+        """The skill of a value of the task's primary metric; None where it is undefined."""
+        return metrics.find(task.metrics[0]).skill(value, self.constants[task.name])
+
+
+def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """(labels, known or None) of the rows with a label, over all tables."""
+    truths, knowns = [], []
+    for rows in tasksets.values():
+        if task.name in rows.tasks:
+            target, known, _ = rows.labels(task.name)
+            index = rows.known_rows(task.name)
+            if len(index):
+                truths.append(task.truth(target[index]))
+                knowns.append(known[index].numpy())
+    if not truths:
+        return None
+    known = np.concatenate(knowns)
+    return np.concatenate(truths), known if known.ndim > 1 else None
+
+

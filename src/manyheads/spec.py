@@ -1,0 +1,170 @@
+"""A whole run as plain values: pydantic models <-> YAML, and the objects they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Section(BaseModel):
+    """A part of a config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(Section):
+    """A word of a catalogue and its settings: ``tabular``, or ``{name: tabular, d_hidden: 128}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything but the word."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def of(cls, value: Any) -> Part:
+        """From a word, a mapping with a `name`, or a Part."""
+        return value if isinstance(value, Part) else cls.model_validate(_part(value))
+
+
+def _part(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Word = Annotated[Part, BeforeValidator(_part)]
+
+
+class SplitSpec(Section):
+    """How rows are split."""
+
+    kind: Literal["random", "stratified", "group", "time", "column"] = "random"
+    by: str | tuple[str, ...] | None = None
+    sizes: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+
+
+class TableSpec(Section):
+    """One of several tables."""
+
+    path: str
+    targets: tuple[str, ...] | None = None
+
+
+class DataSpec(Section):
+    """Where the rows are."""
+
+    train: str | None = None
+    valid: str | None = None
+    test: str | None = None
+    tables: dict[str, TableSpec | str] = {}
+    split: SplitSpec = SplitSpec()
+    root: str | None = None
+    ids: tuple[str, ...] = ()
+    """Columns that name a row: no features, kept in predictions."""
+
+
+class FeaturesSpec(Section):
+    """Which columns are read, and as what."""
+
+    types: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    allow_leaks: tuple[str, ...] = ()
+    """Columns that the leakage check may not refuse."""
+
+
+class ModelSpec(Section):
+    """What is read and what is shared."""
+
+    encoder: Word = Part(name="tabular")
+    sharing: Word = Part(name="hard")
+    members: int = Field(default=8, ge=1)
+    """Members of the ensemble that is trained as one model."""
+
+
+class SchedulerSpec(Section):
+    """A scheduler of torch.optim.lr_scheduler."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    interval: Literal["epoch", "step"] = "epoch"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything but the word and the interval."""
+        return dict(self.model_extra or {})
+
+
+class OptimSpec(Section):
+    """How weights move."""
+
+    optimizer: Word = Part(name="AdamW")
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
+    balance: Word = Part(name="equal")
+    objective: Word = Part(name="supervised")
+    penalties: tuple[Word, ...] = ()
+
+
+class SamplingSpec(Section):
+    """Which rows and tasks a step sees."""
+
+    mode: str = "proportional"
+    schedule: str = "joint"
+    batch_size: int = Field(default=256, ge=1)
+    temperature: float = Field(default=2.0, gt=0)
+    weights: dict[str, float] = {}
+
+
+class TrainerSpec(Section):
+    """How long, how exactly, on what."""
+
+    max_epochs: int = Field(default=200, ge=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=20, ge=1)
+    """Epochs without a better mean skill on validation before training stops; null never stops."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32", "bf16", "64"] = "32"
+    accumulate_grad_batches: int = Field(default=1, ge=1)
+    gradient_clip_val: float | None = Field(default=None, gt=0)
+    val_check_interval: int = Field(default=1, ge=1)
+    """Epochs between two looks at validation."""
+    freeze_stopped: bool = False
+    """A task that has not improved for `patience` epochs leaves the loss."""
+
+
+class RunSpec(Section):
+    """One run."""
+
+    schema_version: Literal[1] = 1
+    seed: int = 0
+    data: DataSpec = DataSpec()
+    features: FeaturesSpec = FeaturesSpec()
+    tasks: dict[str, dict[str, Any]]
+    model: ModelSpec = ModelSpec()
+    optim: OptimSpec = OptimSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    trainer: TrainerSpec = TrainerSpec()
+
+
+def dumped(section: BaseModel) -> dict[str, Any]:
+    """A section as plain values."""
+    return section.model_dump(mode="json")
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping with another laid over it."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,487 @@
+"""The loop."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .balance import Balance, Losses
+from .blocks import seed_of
+from .catalog import hint
+from .data import Batch, Taskset
+from .data.sampler import Draw, Sampler
+from .evaluate import Skill, measure, results
+from .faults import ConfigError, DataError, Diverged
+from .objectives import Objective, label_totals
+from .results import History, Record
+from .sharing import Trace
+from .spec import OptimSpec, TrainerSpec
+from .tasks import Task
+
+PATIENCE_WITH_NANS = 20
+"""Steps in a row without a finite loss before training is given up."""
+
+
+class Callback:
+    """What wants to be told about a run; every method may be left as it is."""
+
+    def on_start(self, training: Training) -> None:
+        """Before the first step, and again after a resume."""
+
+    def on_step(self, training: Training) -> None:
+        """After each step."""
+
+    def on_epoch(self, training: Training) -> None:
+        """After each epoch, when its checkpoint is written."""
+
+    def on_end(self, training: Training) -> None:
+        """After the last step."""
+
+
+class Best:
+    """The best value so far and when it was reached; strict improvement, the earliest wins.
+
+    Args:
+        patience: epochs without improvement after which it says stop; None never.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.value: float | None = None
+        self.epoch = -1
+
+    def improved(self, value: float | None, epoch: int) -> bool:
+        """Take note of a value; True when it is the best."""
+        if value is None or (self.value is not None and not value > self.value):
+            return False
+        self.value, self.epoch = value, epoch
+        return True
+
+    def stopped(self, epoch: int) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self.epoch >= 0 and epoch - self.epoch >= self.patience
+
+
+class Training:
+    """One run: a model, its data, and all that moves; `run` carries it to its end.
+
+    Everything that the future depends on is in `state_dict`, so that a run that was killed goes on bit by bit as if it
+    had not been.
+
+    Args:
+        model: any module that the objective understands.
+        train, valid: per table, rows; no validation rows means no early stopping.
+        tasks: fitted tasks.
+        objective, balance: the two arrows.
+        optim, trainer: settings.
+        penalties: their `prox` is called after each step.
+        seed: of dropout.
+        folder: where checkpoints go; None keeps the best weights in memory alone.
+        callbacks: who is told.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sampler: Sampler,
+        valid: Mapping[str, Taskset],
+        tasks: Sequence[Task],
+        objective: Objective,
+        balance: Balance,
+        optim: OptimSpec,
+        trainer: TrainerSpec,
+        *,
+        penalties: Sequence[Any] = (),
+        seed: int = 0,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.model, self.sampler, self.tasks = model, sampler, {t.name: t for t in tasks}
+        self.valid = {table: rows for table, rows in valid.items() if len(rows)}
+        self.objective, self.balance, self.penalties = objective, balance, list(penalties)
+        self.settings, self.folder, self.callbacks = trainer, folder, list(callbacks)
+        self.device = _device(trainer.accelerator)
+        if trainer.precision == "64":
+            model.double()
+            sampler.tasksets = {t: rows.to(torch.float64) for t, rows in sampler.tasksets.items()}
+            self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
+        model.to(self.device)
+        self.optimizer = make_optimizer(model, optim)
+        self.scheduler, self.schedule_each = make_scheduler(self.optimizer, optim, self.n_epochs, sampler.n_steps)
+        self.skill = Skill(tasks, sampler.tasksets, self.valid)
+        self.best, self.best_of = Best(trainer.patience), {t: Best(trainer.patience) for t in self.tasks}
+        self.best_state: dict[str, Tensor] | None = None
+        self.best_states: dict[str, dict[str, Tensor]] = {}
+        self.epoch = self.step = self.step_in_epoch = self.nans = 0
+        self.frozen: list[str] = []
+        self.history: list[Record] = []
+        self.events: list[dict[str, Any]] = []
+        self.finished = False
+        self.interrupted = False
+        self._sums: dict[str, list[float]] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "dropout"))
+            self._rng = torch.get_rng_state()
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs at most."""
+        if self.settings.max_steps is None:
+            return self.settings.max_epochs
+        steps = -(-self.sampler.n_steps // self.settings.accumulate_grad_batches)
+        return min(self.settings.max_epochs, -(-self.settings.max_steps // max(steps, 1)))
+
+    def run(self) -> History:
+        """Train to the end (or from where a checkpoint left off), and leave the best weights in the model."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._rng)
+            self._tell("on_start")
+            if self.folder is not None and not self.finished:
+                self.save()
+            while not self.finished and self.epoch < self.n_epochs:
+                self._epoch()
+            self.finished = True
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+        self._tell("on_end")
+        return History(records=tuple(self.history))
+
+    # -- one epoch
+
+    def _epoch(self) -> None:
+        self.model.train()
+        draws = self.sampler.plan(self.epoch)
+        each = self.settings.accumulate_grad_batches
+        steps = [draws[i : i + each] for i in range(0, len(draws), each)]
+        for step in steps[self.step_in_epoch :]:
+            self._step(step)
+            self.step += 1
+            self.step_in_epoch += 1
+            self._tell("on_step")
+            if self.interrupted:
+                self._rng = torch.get_rng_state()
+                self.save()
+                raise KeyboardInterrupt
+            if self.settings.max_steps is not None and self.step >= self.settings.max_steps:
+                break
+        self._close_epoch()
+
+    def _step(self, draws: Sequence[Draw]) -> None:
+        batches = [self._batch(draw) for draw in draws]
+        totals = label_totals(batches) if len(batches) > 1 else None
+        self.optimizer.zero_grad(set_to_none=True)
+        moved = False
+        for i, batch in enumerate(batches):
+            with self._autocast():
+                losses = self.objective(self.model, batch, Trace(cut=self.balance.cut), totals)
+            moved |= self.balance.backward(losses, self._look(batch, totals), last=i == len(batches) - 1)
+            self._note(losses)
+        if not moved:
+            self._skip(any(len(b.tasks) for batch in batches for b in batch.values()))
+            return
+        self.nans = 0
+        if self.settings.gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_val)
+        self.optimizer.step()
+        for penalty in self.penalties:
+            penalty.prox(self.optimizer.param_groups[0]["lr"])
+        if self.scheduler is not None and self.schedule_each == "step":
+            self.scheduler.step()
+
+    def _batch(self, draw: Draw) -> Batch:
+        batch = self.sampler.batch(draw)
+        if self.device.type != "cpu":
+            batch = Batch({table: part.to(self.device) for table, part in batch.items()})
+        if self.frozen:
+            active = [t for t in self.tasks if t not in self.frozen]
+            batch = Batch({table: part.only(active) for table, part in batch.items()})
+        return batch
+
+    def _look(self, batch: Batch, totals: Mapping[str, float] | None) -> Any:
+        return lambda: self.objective(self.model, batch, None, totals)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.settings.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _skip(self, had_labels: bool) -> None:
+        if not had_labels or not self.balance.dropped:
+            return  # a step without any label is no sign of trouble
+        self.nans += 1
+        if self.nans >= PATIENCE_WITH_NANS:
+            tasks = ", ".join(f"`{t}`" for t in self.balance.dropped)
+            raise Diverged(
+                f"Training diverged: no finite loss in {self.nans} steps in a row (epoch {self.epoch}, tasks {tasks}). "
+                "Lower optim.lr, or set trainer.gradient_clip_val=1."
+            )
+
+    def _note(self, losses: Losses) -> None:
+        for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
+            entry = self._sums.setdefault(task, [0.0, 0.0, 0.0])
+            entry[0] += value
+            entry[1] += self.balance.last_weights.get(task, float("nan"))
+            entry[2] += 1
+
+    def _close_epoch(self) -> None:
+        self._record_train()
+        improved: list[str] = []
+        value = None
+        if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:
+            value, improved = self._validate()
+        if self.scheduler is not None and self.schedule_each == "epoch":
+            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            self.scheduler.step(value if value is not None else 0.0) if plateau else self.scheduler.step()
+        self._stop_or_freeze()
+        self.epoch += 1
+        self.step_in_epoch = 0
+        self._sums = {}
+        out_of_steps = self.settings.max_steps is not None and self.step >= self.settings.max_steps
+        self.finished = self.finished or self.epoch >= self.n_epochs or out_of_steps
+        self._rng = torch.get_rng_state()
+        if self.folder is not None:
+            self._save_best(improved)
+            self.save()
+        self._tell("on_epoch")
+
+    def _record(self, split: str, task: str | None, metric: str, value: float | None) -> None:
+        self.history.append(
+            Record(epoch=self.epoch, step=self.step, split=split, task=task, metric=metric, value=value)
+        )
+
+    def _record_train(self) -> None:
+        for task in self.tasks:
+            if task in self._sums:
+                loss, weight, n = self._sums[task]
+                self._record("train", task, "loss", loss / n)
+                self._record("train", task, "weight", weight / n)
+        self._record("train", None, "lr", self.optimizer.param_groups[0]["lr"])
+
+    def _validate(self) -> tuple[float | None, list[str]]:
+        """(mean skill, tasks that improved); the scores go to the history."""
+        found = results(self.model, self.valid)
+        skills, improved = [], []
+        state: dict[str, Tensor] | None = None
+        for name, result in found.items():
+            task = self.tasks[name]
+            scores = measure(task, result, split="valid")
+            for score in scores:
+                self._record("valid", name, score.metric, score.value)
+            skill = self.skill(task, scores[0].value)
+            if skill is not None:
+                skills.append(skill)
+            oriented = scores[0].value
+            if oriented is not None and not scores[0].greater_is_better:
+                oriented = -oriented
+            if name not in self.frozen and self.best_of[name].improved(oriented, self.epoch):
+                state = state or _copy(self.model)
+                self.best_states[name] = state
+                improved.append(name)
+        mean = sum(skills) / len(skills) if skills else None
+        self._record("valid", None, "skill", mean)
+        if self.best.improved(mean, self.epoch):
+            self.best_state = state or _copy(self.model)
+            improved.append("")
+            self._event("best", skill=mean)
+        return mean, improved
+
+    def _stop_or_freeze(self) -> None:
+        if self.settings.freeze_stopped:
+            for task, best in self.best_of.items():
+                if task not in self.frozen and best.stopped(self.epoch):
+                    self.frozen.append(task)
+                    self._event("frozen", task=task, best_epoch=best.epoch)
+            self.finished = len(self.frozen) == len(self.tasks)
+        elif self.best.stopped(self.epoch):
+            self.finished = True
+        if self.finished:
+            self._event("stopped", best_epoch=self.best.epoch)
+
+    def _event(self, kind: str, **values: Any) -> None:
+        self.events.append({"event": kind, "epoch": self.epoch, "step": self.step} | values)
+
+    def _tell(self, moment: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, moment)(self)
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on; tensors and plain values only."""
+        best = {t: [b.value, b.epoch] for t, b in self.best_of.items()}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "balance": self.balance.state_dict(),
+            "rng": self._rng,
+            "progress": [self.epoch, self.step, self.step_in_epoch, self.nans, self.finished],
+            "best": [self.best.value, self.best.epoch],
+            "best_of": best,
+            "frozen": list(self.frozen),
+            "sums": {t: list(s) for t, s in self._sums.items()},
+            "history": json.dumps([r.model_dump() for r in self.history]),
+            "events": json.dumps(self.events),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; the best weights come from their own files."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.balance.load_state_dict(state["balance"])
+        self._rng = state["rng"]
+        self.epoch, self.step, self.step_in_epoch, self.nans, self.finished = state["progress"]
+        self.best.value, self.best.epoch = state["best"]
+        for task, (value, epoch) in state["best_of"].items():
+            self.best_of[task].value, self.best_of[task].epoch = value, epoch
+        self.frozen = list(state["frozen"])
+        self._sums = {t: list(s) for t, s in state["sums"].items()}
+        self.history = [Record(**r) for r in json.loads(state["history"])]
+        self.events = json.loads(state["events"])
+
+    def save(self) -> None:
+        """Renew ``last.ckpt``."""
+        assert self.folder is not None
+        write_atomically(self.folder / "last.ckpt", _bytes(self.state_dict()))
+
+    def _save_best(self, improved: Sequence[str]) -> None:
+        assert self.folder is not None
+        written: dict[int, bytes] = {}
+        for name in improved:
+            state = self.best_states[name] if name else self.best_state
+            data = written.setdefault(id(state), _bytes({"model": state, "epoch": self.epoch - 1, "step": self.step}))
+            write_atomically(self.folder / (f"best-{quoted(name)}.ckpt" if name else "best.ckpt"), data)
+
+    def resume(self) -> bool:
+        """Take up ``last.ckpt``; False where there is none.
+
+        Raises:
+            DataError: the checkpoint is damaged or belongs to another run.
+        """
+        assert self.folder is not None
+        path = self.folder / "last.ckpt"
+        if not path.exists():
+            return False
+        try:
+            self.load_state_dict(torch.load(path, weights_only=True))
+            if (self.folder / "best.ckpt").exists() and self.best.epoch >= 0:
+                self.best_state = torch.load(self.folder / "best.ckpt", weights_only=True)["model"]
+            for task, best in self.best_of.items():
+                own = self.folder / f"best-{quoted(task)}.ckpt"
+                if best.epoch >= 0 and own.exists():
+                    self.best_states[task] = torch.load(own, weights_only=True)["model"]
+        except Exception as error:
+            raise DataError(f"{path} should be a checkpoint of this run. It cannot be read: {error}.") from error
+        return True
+
+
+def make_optimizer(model: nn.Module, optim: OptimSpec) -> torch.optim.Optimizer:
+    """Any optimiser of torch.optim by name; a module may bring groups of its own (`parameter_groups(lr, weight_decay)`).
+
+    Raises:
+        ConfigError: an unknown optimiser or setting.
+    """
+    known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
+    by_lower = {n.lower(): n for n in known if n != "Optimizer"}
+    word = optim.optimizer.name
+    if word.lower() not in by_lower:
+        raise ConfigError(f"No optimizer is called `{word}`. {hint(word, by_lower.values())}")
+    cls = getattr(torch.optim, by_lower[word.lower()])
+    settings: dict[str, Any] = {"lr": optim.lr} | optim.optimizer.settings
+    if optim.weight_decay is not None:
+        settings["weight_decay"] = optim.weight_decay
+    groups = getattr(model, "parameter_groups", None)
+    params = groups(optim.lr, optim.weight_decay) if groups is not None else list(model.parameters())
+    if cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) and "foreach" not in settings:
+        settings.setdefault("fused", True)
+    try:
+        return cls(params, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.optimizer `{cls.__name__}` does not take these settings: {error}.") from error
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, optim: OptimSpec, n_epochs: int, n_steps: int
+) -> tuple[Any, str]:
+    """(scheduler, ``epoch`` or ``step``): any of torch.optim.lr_scheduler by name.
+
+    Raises:
+        ConfigError: an unknown scheduler or setting.
+    """
+    if optim.scheduler is None:
+        return None, "epoch"
+    module = torch.optim.lr_scheduler
+    known = {n.lower(): n for n in dir(module) if isinstance(getattr(module, n), type) and n.endswith(("LR", "Plateau", "Restarts"))}
+    word = optim.scheduler.name
+    if word.lower() not in known:
+        raise ConfigError(f"No scheduler is called `{word}`. {hint(word, known.values())}")
+    settings = optim.scheduler.settings
+    name = known[word.lower()]
+    length = n_epochs if optim.scheduler.interval == "epoch" else n_epochs * n_steps
+    for key, classes in (("T_max", ("CosineAnnealingLR",)), ("total_steps", ("OneCycleLR",)), ("total_iters", ("PolynomialLR",))):
+        if name in classes:
+            settings.setdefault(key, max(length, 1))
+    if name == "OneCycleLR":
+        settings.setdefault("max_lr", optim.lr)
+    if name == "ReduceLROnPlateau":
+        settings.setdefault("mode", "max")
+    try:
+        return getattr(module, name)(optimizer, **settings), optim.scheduler.interval
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.scheduler `{name}` does not take these settings: {error}.") from error
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("`trainer.accelerator: cuda` needs a GPU. This machine shows none; use auto or cpu.")
+    return torch.device(accelerator)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def _plain(value: Any) -> Any:
+    """Nested plain values: what a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items() if not callable(v)}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _bytes(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary name, then rename: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def quoted(name: str) -> str:
+    """A task's name as part of a file name or a metric key: percent-encoded where it must be."""
+    from urllib.parse import quote
+
+    return quote(name, safe=" ()[]{},=+@&'!$;~")
+
+
