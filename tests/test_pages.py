@@ -208,6 +208,7 @@ def test_a_crowd_is_cut_with_a_note():
 def test_an_undefined_number_gives_its_reason_and_is_never_zero():
     page = render([REPORTS["undefined"]])
     assert "undefined: no labels" in page
+    assert "The change in roc_auc is undefined." in page
     assert "0.000" not in page
 
 
