@@ -86,7 +86,7 @@ def resampled_t(differences: ArrayLike, ratio: float | None = None) -> Change:
     Example:
         >>> test = resampled_t([1.0, 2.0, 3.0, 4.0], ratio=0.25)
         >>> round(test.mean, 3), round(test.p, 3)
-        (2.5, 0.068)
+        (2.5, 0.071)
 
     Reference:
         Inference for the Generalization Error. Nadeau, Bengio, 2003.
