@@ -69,9 +69,10 @@ class Model(nn.Module):
         """Outputs of these tasks (all of them by default) for rows of one table."""
         wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
         features = self.sharing(x, wanted, table, trace)
-        return Outputs([self._outputs(group, features) for group in self._groups(wanted)])
+        return Outputs([self._outputs(group, features) for group in self.groups(wanted)])
 
-    def _groups(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    def groups(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+        """These tasks by family: those whose outputs are computed together."""
         families: dict[Any, list[str]] = {}
         for task in tasks:
             families.setdefault(self._families.get(task) or ("", task), []).append(task)

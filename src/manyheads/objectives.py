@@ -19,6 +19,9 @@ from .tasks import Task
 class Objective(ABC):
     """From a batch to one loss for each task that it labels."""
 
+    stackable: bool = False
+    """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacked`)."""
+
     @abstractmethod
     def __call__(
         self, model: nn.Module, batch: Batch, trace: Trace | None = None, totals: Mapping[str, float] | None = None
@@ -46,6 +49,7 @@ class Supervised(Objective):
     def __init__(self, tasks: Sequence[Task] | None = None, pooled: bool = False) -> None:
         self.tasks = None if tasks is None else {t.name: t for t in tasks}
         self.pooled = pooled
+        self.stackable = not pooled
 
     def __call__(
         self, model: nn.Module, batch: Batch, trace: Trace | None = None, totals: Mapping[str, float] | None = None
@@ -60,7 +64,7 @@ class Supervised(Objective):
             outputs = self.outputs(model, part.inputs, wanted, table, trace)
             for names, output, stacked in outputs.groups:
                 block = _matching(blocks, names, stacked)
-                keep = 1 if stacked else None
+                keep = (1,) if stacked else ()
                 task = tasks[names[0]]
                 target = block.target.to(output.dtype) if block.target.is_floating_point() else block.target
                 total, weight = task.summed(output, target, block.known, block.weight, keep)

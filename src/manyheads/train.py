@@ -6,19 +6,19 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .balance import Balance, Losses
+from .balance import Balance
 from .blocks import seed_of
 from .catalog import hint
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
-from .evaluate import Skill, measure, results
+from .evaluate import Result, Skill, measure, results
 from .faults import ConfigError, DataError, Diverged
 from .objectives import Objective, label_totals
 from .results import History, Record
@@ -114,7 +114,8 @@ class Training:
             sampler.tasksets = {t: rows.to(torch.float64) for t, rows in sampler.tasksets.items()}
             self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
         model.to(self.device)
-        self.optimizer = make_optimizer(model, optim)
+        self.optim = optim
+        self.optimizer = make_optimizer(_groups(model, optim), optim)
         self.scheduler, self.schedule_each = make_scheduler(self.optimizer, optim, self.n_epochs, sampler.n_steps)
         self.skill = Skill(tasks, sampler.tasksets, self.valid)
         self.best, self.best_of = Best(trainer.patience), {t: Best(trainer.patience) for t in self.tasks}
@@ -126,6 +127,8 @@ class Training:
         self.events: list[dict[str, Any]] = []
         self.finished = False
         self.interrupted = False
+        self.primary_only = False
+        self.snapshot: Callable[[], dict[str, Tensor]] = lambda: _copy(self.model)
         self._sums: dict[str, list[float]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "dropout"))
@@ -172,7 +175,7 @@ class Training:
                 raise KeyboardInterrupt
             if self.settings.max_steps is not None and self.step >= self.settings.max_steps:
                 break
-        self._close_epoch()
+        self.close_epoch()
 
     def _step(self, draws: Sequence[Draw]) -> None:
         batches = [self._batch(draw) for draw in draws]
@@ -183,7 +186,7 @@ class Training:
             with self._autocast():
                 losses = self.objective(self.model, batch, Trace(cut=self.balance.cut), totals)
             moved |= self.balance.backward(losses, self._look(batch, totals), last=i == len(batches) - 1)
-            self._note(losses)
+            self.note(dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True)))
         if not moved:
             self._skip(any(len(b.tasks) for batch in batches for b in batch.values()))
             return
@@ -224,19 +227,21 @@ class Training:
                 "Lower optim.lr, or set trainer.gradient_clip_val=1."
             )
 
-    def _note(self, losses: Losses) -> None:
-        for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
+    def note(self, losses: Mapping[str, float]) -> None:
+        """Take the losses of a step into the epoch's means."""
+        for task, value in losses.items():
             entry = self._sums.setdefault(task, [0.0, 0.0, 0.0])
             entry[0] += value
             entry[1] += self.balance.last_weights.get(task, float("nan"))
             entry[2] += 1
 
-    def _close_epoch(self) -> None:
+    def close_epoch(self, found: Mapping[str, Result] | None = None) -> None:
+        """All that an epoch ends with: validation (of outputs already `found`, if given), best weights, checkpoint."""
         self._record_train()
         improved: list[str] = []
         value = None
         if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:
-            value, improved = self._validate()
+            value, improved = self._validate(results(self.model, self.valid) if found is None else found)
         if self.scheduler is not None and self.schedule_each == "epoch":
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
             self.scheduler.step(value if value is not None else 0.0) if plateau else self.scheduler.step()
@@ -265,14 +270,13 @@ class Training:
                 self._record("train", task, "weight", weight / n)
         self._record("train", None, "lr", self.optimizer.param_groups[0]["lr"])
 
-    def _validate(self) -> tuple[float | None, list[str]]:
+    def _validate(self, found: Mapping[str, Result]) -> tuple[float | None, list[str]]:
         """(mean skill, tasks that improved); the scores go to the history."""
-        found = results(self.model, self.valid)
         skills, improved = [], []
         state: dict[str, Tensor] | None = None
         for name, result in found.items():
             task = self.tasks[name]
-            scores = measure(task, result, split="valid")
+            scores = measure(task, result, task.metrics[:1] if self.primary_only else None, split="valid")
             for score in scores:
                 self._record("valid", name, score.metric, score.value)
             skill = self.skill(task, scores[0].value)
@@ -282,13 +286,13 @@ class Training:
             if oriented is not None and not scores[0].greater_is_better:
                 oriented = -oriented
             if name not in self.frozen and self.best_of[name].improved(oriented, self.epoch):
-                state = state or _copy(self.model)
+                state = state or self.snapshot()
                 self.best_states[name] = state
                 improved.append(name)
         mean = sum(skills) / len(skills) if skills else None
         self._record("valid", None, "skill", mean)
         if self.best.improved(mean, self.epoch):
-            self.best_state = state or _copy(self.model)
+            self.best_state = state or self.snapshot()
             improved.append("")
             self._event("best", skill=mean)
         return mean, improved
@@ -385,8 +389,16 @@ class Training:
         return True
 
 
-def make_optimizer(model: nn.Module, optim: OptimSpec) -> torch.optim.Optimizer:
-    """Any optimiser of torch.optim by name; a module may bring groups of its own (`parameter_groups(lr, weight_decay)`).
+def _groups(model: nn.Module, optim: OptimSpec) -> list[Any]:
+    """The parameters that move; a module may bring groups of its own (`parameter_groups(lr, weight_decay)`)."""
+    groups = getattr(model, "parameter_groups", None)
+    if groups is not None:
+        return list(groups(optim.lr, optim.weight_decay))
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optimizer:
+    """Any optimiser of torch.optim by name, over parameters or groups of them.
 
     Raises:
         ConfigError: an unknown optimiser or setting.
@@ -400,12 +412,10 @@ def make_optimizer(model: nn.Module, optim: OptimSpec) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"lr": optim.lr} | optim.optimizer.settings
     if optim.weight_decay is not None:
         settings["weight_decay"] = optim.weight_decay
-    groups = getattr(model, "parameter_groups", None)
-    params = groups(optim.lr, optim.weight_decay) if groups is not None else list(model.parameters())
     if cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) and "foreach" not in settings:
         settings.setdefault("fused", True)
     try:
-        return cls(params, **settings)
+        return cls(list(params), **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.optimizer `{cls.__name__}` does not take these settings: {error}.") from error
 

@@ -102,6 +102,8 @@ class Balance(ABC):
 
     cut: ClassVar[bool] = False
     """Whether it reads `Losses.cut`."""
+    constant: ClassVar[bool] = False
+    """Whether its weights depend on nothing but the tasks' names and preferences."""
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {}

@@ -21,6 +21,8 @@ class Equal(Weighting):
         Kurin et al.: In defense of the unitary scalarization for deep multi-task learning, 2022.
     """
 
+    constant = True
+
     def weights(self, losses: Losses) -> Tensor:
         return losses.preferences()
 
@@ -34,6 +36,8 @@ class Fixed(Weighting):
     Raises:
         ValueError: a weight is negative, or a named task never comes (checked at the first step that has every task).
     """
+
+    constant = True
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()

@@ -181,7 +181,7 @@ class Task(ABC):
 
     @final
     def summed(
-        self, output: Tensor, target: Tensor, known: Tensor, weight: Tensor | None = None, keep: int | None = None
+        self, output: Tensor, target: Tensor, known: Tensor, weight: Tensor | None = None, keep: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor]:
         """(sum of weighted errors of the known labels, sum of their weights).
 
@@ -189,7 +189,8 @@ class Task(ABC):
         where the error is infinite.
 
         Args:
-            keep: the dimension of `target` that holds several tasks of one family; its sums are kept apart.
+            keep: the dimensions of `target` that hold several tasks of one family, or several models; their sums are
+                kept apart.
         """
         errors = self.errors(output, target)
         scale = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
@@ -197,9 +198,7 @@ class Task(ABC):
         errors = errors.masked_fill(~known, 0.0) * scale
         if members:
             errors = errors.flatten(0, members - 1).mean(0)
-        if keep is None:
-            return errors.sum(), scale.sum()
-        axes = [d for d in range(target.dim()) if d != keep]
+        axes = [d for d in range(target.dim()) if d not in keep]
         return errors.sum(axes), scale.sum(axes)
 
     @final
@@ -272,9 +271,11 @@ def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.n
     Raises:
         DataError: a label never seen in training.
     """
+    import pandas as pd
+
     key = {plain(c): i for i, c in enumerate(classes)}
-    missing = series.isna().to_numpy()
-    indices = np.array([-1 if gone else key.get(plain(v), -2) for v, gone in zip(series, missing, strict=True)], dtype=np.int64)
+    codes, found = pd.factorize(series)  # -1 where missing, which reads the last entry below
+    indices = np.array([*(key.get(plain(v), -2) for v in found), -1], dtype=np.int64)[codes]
     if (indices == -2).any():
         row = int(np.flatnonzero(indices == -2)[0])
         shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")

@@ -1,0 +1,342 @@
+"""The door from data frames to tasksets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..catalog import hint
+from ..faults import ConfigError, DataError
+from ..tasks import Task
+from . import Block, Taskset
+from .columns import DataWarning
+from .leakage import check
+from .preprocess import Preprocess, concat
+from .where import Where, space
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What was learned from the training tables: fitted tasks and columns; it turns any further tables into tasksets.
+
+    Args:
+        tasks: fitted, in the user's order.
+        preprocess: the fitted feature columns.
+        targets: {table: the tasks it labels}.
+        keep: columns carried along beside the features (ids, groups).
+        unlabelled: tasks without a label in the training part; nothing is known about them anywhere.
+    """
+
+    tasks: tuple[Task, ...]
+    preprocess: Preprocess
+    targets: Mapping[str, tuple[str, ...]]
+    keep: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+
+    @staticmethod
+    def fit(
+        tables: Mapping[str, pd.DataFrame],
+        tasks: Sequence[Task],
+        *,
+        targets: Mapping[str, Sequence[str]] | None = None,
+        types: Mapping[str, str] | None = None,
+        drop: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        train: Mapping[str, Any] | None = None,
+        allow_unlabelled: bool = False,
+        leakage: bool = True,
+    ) -> Dataset:
+        """Learn from the training rows; features are all columns but targets, sample weights, `drop` and `keep`.
+
+        Args:
+            tables: {name: frame}.
+            targets: {table: names of the tasks it labels}; by default the tasks whose target columns it has.
+            types: {column: type} where the user declares one.
+            drop: columns to leave out.
+            keep: columns to carry along beside the features: ids, groups, the split column.
+            train: {table: positions of its training rows}; all rows by default.
+            allow_unlabelled: let a task pass that has no label in the training part.
+            leakage: refuse features that contain a target.
+
+        Raises:
+            ConfigError: two tasks of one name, an unknown task, table or column type.
+            DataError: a column is missing, a task has no label in the training part, a feature contains a target.
+        """
+        names = [t.name for t in tasks]
+        if not tasks:
+            raise ConfigError("A dataset should have a task. Found none.")
+        if len(set(names)) < len(names):
+            twice = next(n for i, n in enumerate(names) if n in names[:i])
+            raise ConfigError(f"Tasks should have names of their own. Found `{twice}` more than once.")
+        if not tables:
+            raise DataError("A dataset should have a table. Found none.")
+        labels = _labelled(tables, tasks, targets)
+        for column in (*drop, *keep):
+            if not any(column in frame.columns for frame in tables.values()):
+                known = [str(c) for frame in tables.values() for c in frame.columns]
+                raise ConfigError(f"`drop` and ids should name columns of the table. Found `{column}`. {hint(column, known)}")
+        rows = {t: np.arange(len(f)) if train is None or t not in train else np.asarray(train[t]) for t, f in tables.items()}
+        for table, positions in rows.items():
+            if positions.dtype == bool:
+                rows[table] = np.flatnonzero(positions)
+        out = {*drop, *keep, *(c for t in tasks for c in t.targets), *(t.sample_weight for t in tasks if t.sample_weight)}
+        features = {t: [c for c in frame.columns if c not in out] for t, frame in tables.items()}
+        by_name = {t.name: t for t in tasks}
+        for table, found in labels.items():
+            for task in map(by_name.__getitem__, found):
+                _require(tables[table], table, task)
+        training = {t: tables[t] if len(rows[t]) == len(tables[t]) and train is None else tables[t].take(rows[t]) for t in tables}
+        if leakage:
+            _refuse_leaks(training, features, labels, by_name)
+        fitted, unlabelled = [], []
+        for task in tasks:
+            frames = [training[t] for t, found in labels.items() if task.name in found]
+            taught = concat([_inside(f, task) for f in frames])
+            if taught.notna().to_numpy().any():
+                fitted.append(task.fitted(taught))
+            elif allow_unlabelled:
+                fitted.append(task)
+                unlabelled.append(task.name)
+            else:
+                where = f" where {task.where}" if task.where else ""
+                raise DataError(
+                    f"Task `{task.name}` should have a label in the training part. Found none in column "
+                    f"`{', '.join(task.targets)}`{where}; remove the task, or allow unlabelled tasks."
+                )
+        preprocess = Preprocess.fit({t: f[features[t]] for t, f in tables.items()}, types, rows)
+        return Dataset(tuple(fitted), preprocess, labels, tuple(keep), tuple(unlabelled))
+
+    def tasksets(
+        self, tables: Mapping[str, pd.DataFrame], labels: bool = True, tasks: Sequence[str] | None = None
+    ) -> dict[str, Taskset]:
+        """The rows of any tables, per source; rows of several tables in one source keep the tables' order.
+
+        Args:
+            tables: {name: frame}; a table under a new name belongs to the source that fits its columns, and labels the
+                tasks whose target columns it has.
+            labels: false for prediction: no label, `where` or weight column is touched, and there are no blocks.
+            tasks: only these tasks' labels.
+
+        Raises:
+            DataError: a column is missing or holds what it should not.
+        """
+        answer = {}
+        for source, found in self._by_source(tables).items():
+            frames = {t: tables[t] for t in found}
+            blocks = self._blocks(source, frames, tasks) if labels else ()
+            known = [t for t, s in self.preprocess.sources.items() if s == source]
+            domains = tuple(dict.fromkeys([*known, *frames]))
+            domain = np.repeat([domains.index(t) for t in frames], [len(f) for f in frames.values()])
+            inputs = self.preprocess.inputs(self.preprocess.join(frames, source), source)
+            answer[source] = Taskset(inputs, blocks, self._extra(frames, labels), torch.from_numpy(domain), domains)
+        return answer
+
+    def offsets(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, int, int]]:
+        """{table: (source, start, stop)}: where the rows of each table are in `tasksets`."""
+        found = {}
+        for source, names in self._by_source(tables).items():
+            stop = 0
+            for table in names:
+                start, stop = stop, stop + len(tables[table])
+                found[table] = (source, start, stop)
+        return {t: found[t] for t in tables}
+
+    def coverage(self, tasksets: Mapping[str, Taskset]) -> dict[str, dict[str, int]]:
+        """{task: {"rows": rows of the tables that label it, "labels": known labels}}."""
+        answer = {t.name: {"rows": 0, "labels": 0} for t in self.tasks}
+        for taskset in tasksets.values():
+            per_table = np.bincount([] if taskset.domain is None else taskset.domain.numpy(), minlength=len(taskset.domains))
+            for task, count in taskset.counts().items():
+                own = [i for i, t in enumerate(taskset.domains) if task in self.targets.get(t, (task,))]
+                answer[task]["rows"] += int(per_table[own].sum())
+                answer[task]["labels"] += count
+        return answer
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tasks, which have a `to_json` of their own."""
+        return {
+            "preprocess": self.preprocess.to_json(),
+            "targets": {t: list(found) for t, found in self.targets.items()},
+            "keep": list(self.keep),
+            "unlabelled": list(self.unlabelled),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any], tasks: Sequence[Task]) -> Dataset:
+        """What `to_json` wrote, with the fitted tasks."""
+        targets = {t: tuple(found) for t, found in value["targets"].items()}
+        preprocess = Preprocess.from_json(value["preprocess"])
+        return Dataset(tuple(tasks), preprocess, targets, tuple(value["keep"]), tuple(value["unlabelled"]))
+
+    def _by_source(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for table, frame in tables.items():
+            known = table in self.preprocess.sources
+            found.setdefault(self.preprocess.source_of(table if known else frame), []).append(table)
+        return found
+
+    def _blocks(self, source: str, frames: Mapping[str, pd.DataFrame], only: Sequence[str] | None) -> tuple[Block, ...]:
+        own = {n for t, s in self.preprocess.sources.items() if s == source for n in self.targets.get(t, ())}
+        families: dict[Hashable, list[Task]] = {}
+        for task in self.tasks:
+            if task.name in own and (only is None or task.name in only):
+                family = task.family()
+                families.setdefault(("alone", task.name) if family is None else ("family", family), []).append(task)
+        blocks = []
+        for members in families.values():
+            parts = [_encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members]
+            if len(parts) == 1:
+                blocks.append(Block((members[0].name,), *parts[0]))
+                continue
+            target, known = (torch.stack([p[i] for p in parts], dim=1) for i in (0, 1))
+            weights = [torch.ones_like(p[1], dtype=torch.float32) if p[2] is None else p[2] for p in parts]
+            weight = None if all(p[2] is None for p in parts) else torch.stack(weights, dim=1)
+            blocks.append(Block(tuple(t.name for t in members), target, known, weight, stacked=True))
+        return tuple(blocks)
+
+    def _labelling(self, task: Task, frames: Mapping[str, pd.DataFrame]) -> list[str]:
+        """The tables among these that label a task."""
+        found = []
+        for table, frame in frames.items():
+            if table in self.targets:
+                if task.name in self.targets[table]:
+                    _require(frame, table, task)
+                    found.append(table)
+            elif set(task.targets) <= set(frame.columns):
+                found.append(table)
+        return found
+
+    def _extra(self, frames: Mapping[str, pd.DataFrame], labels: bool) -> dict[str, np.ndarray]:
+        columns = list(self.keep)
+        if labels:
+            columns += [m.partition(":")[2] for t in self.tasks for m in t.metrics if m.startswith("gauc:")]
+        extra = {}
+        for name in dict.fromkeys(columns):
+            if any(name in frame.columns for frame in frames.values()):
+                extra[name] = concat([f.reindex(columns=[name])[name] for f in frames.values()]).to_numpy()
+        return extra
+
+
+def _labelled(
+    tables: Mapping[str, pd.DataFrame], tasks: Sequence[Task], targets: Mapping[str, Sequence[str]] | None
+) -> dict[str, tuple[str, ...]]:
+    names = [t.name for t in tasks]
+    if targets is None:
+        columns = {t: set(frame.columns) for t, frame in tables.items()}
+        found = {table: tuple(t.name for t in tasks if set(t.targets) <= have) for table, have in columns.items()}
+    else:
+        for table, declared in targets.items():
+            if table not in tables:
+                raise ConfigError(f"`targets` should name tables. Found `{table}`. {hint(table, tables)}")
+            for name in declared:
+                if name not in names:
+                    raise ConfigError(f"Table `{table}` should label known tasks. Found `{name}`. {hint(name, names)}")
+        found = {table: tuple(n for n in names if n in targets.get(table, ())) for table in tables}
+    for task in tasks:
+        if not any(task.name in labelled for labelled in found.values()):
+            if targets is not None:
+                raise ConfigError(f"Task `{task.name}` should be labelled by a table. Found it nowhere under `targets`.")
+            known = list(dict.fromkeys(str(c) for frame in tables.values() for c in frame.columns))
+            lost = next((c for c in task.targets if c not in known), ", ".join(task.targets))
+            where = f"table `{next(iter(tables))}`" if len(tables) == 1 else f"any of {len(tables)} tables"
+            raise DataError(f"Task `{task.name}` should have its target column `{lost}` in {where}. Found no such column. {hint(lost, known)}")
+    return found
+
+
+def _require(frame: pd.DataFrame, table: str, task: Task) -> None:
+    """All columns that the labels of a task need."""
+    wanted = {"target": task.targets, "where": Where(task.where).columns if task.where else ()}
+    wanted |= {"sample_weight": (task.sample_weight,) if task.sample_weight else ()}
+    wanted |= {"metric": tuple(m.partition(":")[2] for m in task.metrics if m.startswith("gauc:"))}
+    for role, columns in wanted.items():
+        for column in columns:
+            if column not in frame.columns:
+                raise DataError(
+                    f"Table `{table}` should have the {role} column `{column}` of task `{task.name}`. Found no such column. "
+                    f"{hint(column, [str(c) for c in frame.columns])}"
+                )
+
+
+def _refuse_leaks(
+    tables: Mapping[str, pd.DataFrame],
+    features: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Sequence[str]],
+    tasks: Mapping[str, Task],
+) -> None:
+    for table, frame in tables.items():
+        findings = check(frame, features[table], [tasks[n] for n in labels[table]])
+        hard = [f.sentence for f in findings if f.hard]
+        if hard:
+            raise DataError("\n".join(hard))
+        for finding in findings:
+            warnings.warn(finding.sentence, DataWarning, stacklevel=3)
+
+
+def _inside(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The labels of a task within its sample space."""
+    labels = frame[list(task.targets)]
+    return labels if task.where is None else labels[space(frame, task.where)]
+
+
+def _encode(
+    task: Task, labelling: Sequence[str], frames: Mapping[str, pd.DataFrame], unlabelled: bool
+) -> tuple[Any, Any, Tensor | None]:
+    """(target, known, weight) of one task over the rows of all frames; what a table does not label is unknown."""
+    import pandas as pd
+
+    starts = dict(zip(frames, np.cumsum([0, *(len(f) for f in frames.values())])[:-1], strict=True))
+    n = sum(len(f) for f in frames.values())
+    rows: np.ndarray = np.empty(0, dtype=np.int64)
+    labels = pd.DataFrame({c: pd.Series(dtype="float64") for c in task.targets})
+    if labelling and not unlabelled:
+        inside = {t: np.flatnonzero(space(frames[t], task.where)) for t in labelling}
+        labels = concat([_inside(frames[t], task) for t in labelling])
+        rows = np.concatenate([starts[t] + found for t, found in inside.items()])
+    target, known = task.encode(labels)
+    weight = _sample_weight(task, labelling, frames, rows, known)
+    by_label = task.label_weight(target)
+    if by_label is not None:
+        weight = by_label if weight is None else by_label * weight
+    if len(rows) == n:
+        return target, known, weight
+
+    def spread(values: Tensor, fill: float) -> Tensor:
+        whole = torch.full((n, *values.shape[1:]), fill, dtype=values.dtype)
+        whole[torch.from_numpy(rows)] = values
+        return whole
+
+    return spread(target, 0), spread(known, False), None if weight is None else spread(weight, 1)
+
+
+def _sample_weight(
+    task: Task, labelling: Sequence[str], frames: Mapping[str, pd.DataFrame], rows: np.ndarray, known: Tensor
+) -> Tensor | None:
+    if task.sample_weight is None or not len(rows):
+        return None
+    import pandas as pd
+
+    column = concat([_inside_column(frames[t], task) for t in labelling])
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    used = known.flatten(1).any(1).numpy() if known.dim() > 1 else known.numpy()
+    wrong = used & ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        raise DataError(
+            f"Task `{task.name}`: sample weight column `{task.sample_weight}` should hold numbers of 0 or more wherever there is a "
+            f"label. Found {column.iloc[int(wrong.argmax())]!r}."
+        )
+    weight = torch.from_numpy(np.where(used, values, 0.0).astype(np.float32))
+    return weight.reshape(-1, *[1] * (known.dim() - 1)).expand(known.shape).clone()
+
+
+def _inside_column(frame: pd.DataFrame, task: Task) -> pd.Series:
+    series = frame[str(task.sample_weight)]
+    return series if task.where is None else series[space(frame, task.where)]
