@@ -83,18 +83,30 @@ class Dataset:
         for column in (*drop, *keep):
             if not any(column in frame.columns for frame in tables.values()):
                 known = [str(c) for frame in tables.values() for c in frame.columns]
-                raise ConfigError(f"`drop` and ids should name columns of the table. Found `{column}`. {hint(column, known)}")
-        rows = {t: np.arange(len(f)) if train is None or t not in train else np.asarray(train[t]) for t, f in tables.items()}
+                raise ConfigError(
+                    f"`drop` and ids should name columns of the table. Found `{column}`. {hint(column, known)}"
+                )
+        rows = {
+            t: np.arange(len(f)) if train is None or t not in train else np.asarray(train[t]) for t, f in tables.items()
+        }
         for table, positions in rows.items():
             if positions.dtype == bool:
                 rows[table] = np.flatnonzero(positions)
-        out = {*drop, *keep, *(c for t in tasks for c in t.targets), *(t.sample_weight for t in tasks if t.sample_weight)}
+        out = {
+            *drop,
+            *keep,
+            *(c for t in tasks for c in t.targets),
+            *(t.sample_weight for t in tasks if t.sample_weight),
+        }
         features = {t: [c for c in frame.columns if c not in out] for t, frame in tables.items()}
         by_name = {t.name: t for t in tasks}
         for table, found in labels.items():
             for task in map(by_name.__getitem__, found):
                 _require(tables[table], table, task)
-        training = {t: tables[t] if len(rows[t]) == len(tables[t]) and train is None else tables[t].take(rows[t]) for t in tables}
+        training = {
+            t: tables[t] if len(rows[t]) == len(tables[t]) and train is None else tables[t].take(rows[t])
+            for t in tables
+        }
         if leakage:
             _refuse_leaks(training, features, labels, by_name)
         fitted, unlabelled = [], []
@@ -154,7 +166,9 @@ class Dataset:
         """{task: {"rows": rows of the tables that label it, "labels": known labels}}."""
         answer = {t.name: {"rows": 0, "labels": 0} for t in self.tasks}
         for taskset in tasksets.values():
-            per_table = np.bincount([] if taskset.domain is None else taskset.domain.numpy(), minlength=len(taskset.domains))
+            per_table = np.bincount(
+                [] if taskset.domain is None else taskset.domain.numpy(), minlength=len(taskset.domains)
+            )
             for task, count in taskset.counts().items():
                 own = [i for i, t in enumerate(taskset.domains) if task in self.targets.get(t, (task,))]
                 answer[task]["rows"] += int(per_table[own].sum())
@@ -193,7 +207,9 @@ class Dataset:
                 families.setdefault(("alone", task.name) if family is None else ("family", family), []).append(task)
         blocks = []
         for members in families.values():
-            parts = [_encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members]
+            parts = [
+                _encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members
+            ]
             if len(parts) == 1:
                 blocks.append(Block((members[0].name,), *parts[0]))
                 continue
@@ -244,11 +260,15 @@ def _labelled(
     for task in tasks:
         if not any(task.name in labelled for labelled in found.values()):
             if targets is not None:
-                raise ConfigError(f"Task `{task.name}` should be labelled by a table. Found it nowhere under `targets`.")
+                raise ConfigError(
+                    f"Task `{task.name}` should be labelled by a table. Found it nowhere under `targets`."
+                )
             known = list(dict.fromkeys(str(c) for frame in tables.values() for c in frame.columns))
             lost = next((c for c in task.targets if c not in known), ", ".join(task.targets))
             where = f"table `{next(iter(tables))}`" if len(tables) == 1 else f"any of {len(tables)} tables"
-            raise DataError(f"Task `{task.name}` should have its target column `{lost}` in {where}. Found no such column. {hint(lost, known)}")
+            raise DataError(
+                f"Task `{task.name}` should have its target column `{lost}` in {where}. Found no such column. {hint(lost, known)}"
+            )
     return found
 
 

@@ -200,7 +200,9 @@ class Datetime(Column):
 
     @classmethod
     def fit(cls, name: str, series: pd.Series) -> Datetime:
-        format = next((f for f in cls.formats if stamps_of(series, f).isna().sum() == series.isna().sum()), cls.formats[0])
+        format = next(
+            (f for f in cls.formats if stamps_of(series, f).isna().sum() == series.isna().sum()), cls.formats[0]
+        )
         stamps = cls(name, format=format)._read(series)
         seconds = _seconds(stamps)
         known = seconds[~np.isnan(seconds)]
@@ -221,7 +223,10 @@ class Datetime(Column):
         turns = [(stamps.dt.month - 1) / 12, stamps.dt.dayofweek / 7]
         turns += [(stamps.dt.hour + stamps.dt.minute / 60) / 24] if self.hour else []
         angles = [2 * np.pi * turn.to_numpy(dtype=np.float64) for turn in turns]
-        parts = [_tame((seconds - self.mean) / self.sd), *(wave(angle) for angle in angles for wave in (np.sin, np.cos))]
+        parts = [
+            _tame((seconds - self.mean) / self.sd),
+            *(wave(angle) for angle in angles for wave in (np.sin, np.cos)),
+        ]
         return _with_indicator(np.stack(parts, axis=1), gone, self.missing)
 
     @property
@@ -254,7 +259,9 @@ def floats(series: pd.Series, name: str) -> np.ndarray:
     if plain.dtype.kind not in "iufb" and (broken := gone & plain.notna().to_numpy()).any():
         _refuse(series, name, int(broken.argmax()), "numbers")
     if np.isinf(array).any():
-        _refuse(series, name, int(np.isinf(array).argmax()), "finite numbers", "; leave the cell empty if it is missing")
+        _refuse(
+            series, name, int(np.isinf(array).argmax()), "finite numbers", "; leave the cell empty if it is missing"
+        )
     return array
 
 

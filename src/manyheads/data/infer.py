@@ -50,7 +50,13 @@ def _guess(series: pd.Series, name: str) -> str | None:
     if api.is_datetime64_any_dtype(series.dtype):
         return "datetime"
     seen = api.infer_dtype(series, skipna=True)
-    if api.is_numeric_dtype(series.dtype) or seen in ("boolean", "integer", "floating", "mixed-integer-float", "decimal"):
+    if api.is_numeric_dtype(series.dtype) or seen in (
+        "boolean",
+        "integer",
+        "floating",
+        "mixed-integer-float",
+        "decimal",
+    ):
         try:
             values = floats(series, name)
         except DataError:  # an infinite value: the fit will name it
@@ -60,7 +66,9 @@ def _guess(series: pd.Series, name: str) -> str | None:
         return "datetime"
     known = series.dropna()
     if seen not in ("string", "categorical", "mixed-integer"):
-        _warn(f"Feature `{name}` should hold numbers, texts or dates. Found {type(known.iloc[0]).__name__}; it is dropped.")
+        _warn(
+            f"Feature `{name}` should hold numbers, texts or dates. Found {type(known.iloc[0]).__name__}; it is dropped."
+        )
         return None
     texts = known.astype(str)
     if texts.iloc[:100].str.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}").all() and any(

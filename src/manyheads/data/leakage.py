@@ -50,9 +50,7 @@ def check(frame: pd.DataFrame, features: Sequence[str], tasks: Sequence[Task]) -
         tasks: the tasks whose targets the frame holds; rows outside a task's `where` do not count.
     """
     inside = [c for c in features if c in frame.columns]
-    columns = [_as_numbers(frame[c]) for c in inside]
-    X = np.stack([values for values, _ in columns], axis=1) if columns else np.empty((len(frame), 0))
-    numeric = [is_number for _, is_number in columns]
+    X, numeric = _matrix(frame[inside])
     holes = np.isnan(X).any(axis=0)
     findings = []
     for task in tasks:
@@ -73,6 +71,14 @@ def check(frame: pd.DataFrame, features: Sequence[str], tasks: Sequence[Task]) -
                 if _same_ties(X, y, both, [i]) and (kind := _relation(X[both, i], y[both], numeric[i] and y_number)):
                     findings.append(_finding(task, target, inside[i], kind))
     return findings
+
+
+def _matrix(frame: pd.DataFrame) -> tuple[np.ndarray, list[bool]]:
+    """All columns as `_as_numbers` gives them, at once where all are numbers."""
+    if all(dtype.kind in "iufb" for dtype in frame.dtypes):
+        return frame.to_numpy(dtype=np.float64, na_value=np.nan), [True] * frame.shape[1]
+    columns = [_as_numbers(frame[c]) for c in frame.columns]
+    return np.stack([values for values, _ in columns], axis=1), [is_number for _, is_number in columns]
 
 
 def _as_numbers(series: pd.Series) -> tuple[np.ndarray, bool]:

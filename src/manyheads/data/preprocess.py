@@ -56,7 +56,9 @@ class Preprocess:
         known = list(dict.fromkeys(c for frame in tables.values() for c in frame.columns))
         for name in types or {}:
             if name not in known:
-                raise ConfigError(f"A declared type should belong to a feature column. Found `{name}`. {hint(name, known)}")
+                raise ConfigError(
+                    f"A declared type should belong to a feature column. Found `{name}`. {hint(name, known)}"
+                )
         rows = {t: f if train is None or t not in train else f.take(train[t]) for t, f in _numbered(tables).items()}
         columns, sources, bins = {}, {}, {}
         for group in _groups(rows):
@@ -95,15 +97,23 @@ class Preprocess:
         """
         if isinstance(table, str):
             if table not in self.sources:
-                raise DataError(f"A table should be one that the model was trained on. Found `{table}`. {hint(table, self.sources)}")
+                raise DataError(
+                    f"A table should be one that the model was trained on. Found `{table}`. {hint(table, self.sources)}"
+                )
             return self.sources[table]
         if len(self.columns) == 1:
             return next(iter(self.columns))
         fits = {s: len(c) for s in self.columns if set(c := self.features(s)) <= set(table.columns)}
         best = [s for s, n in fits.items() if n == max(fits.values())]
         if len(best) != 1:
-            found = f"the columns of {len(best)} ({', '.join(best)}); name the table" if best else ", ".join(map(str, table.columns))
-            raise DataError(f"A table should have the feature columns of one source ({', '.join(self.columns)}). Found {found}.")
+            found = (
+                f"the columns of {len(best)} ({', '.join(best)}); name the table"
+                if best
+                else ", ".join(map(str, table.columns))
+            )
+            raise DataError(
+                f"A table should have the feature columns of one source ({', '.join(self.columns)}). Found {found}."
+            )
         return best[0]
 
     def join(self, tables: Mapping[str, pd.DataFrame], source: str) -> pd.DataFrame:
@@ -192,11 +202,9 @@ def _coarse(series: pd.Series) -> str:
     import pandas as pd
 
     api = pd.api.types
-    if series.dtype.kind in "iub":
-        return "number"
     if not series.notna().any():
         return "nothing"
-    if api.is_numeric_dtype(series.dtype):
+    if series.dtype.kind in "iufb":
         return "number"
     if api.is_datetime64_any_dtype(series.dtype):
         return "date"
@@ -205,20 +213,22 @@ def _coarse(series: pd.Series) -> str:
 
 
 def _groups(tables: Mapping[str, pd.DataFrame]) -> list[list[str]]:
-    """Tables with the same column names, and numbers, dates or texts in the same ones (a column without values fits any)."""
+    """Tables with the same column names and numbers, dates or texts in the same ones; a column without values fits any."""
     alike: dict[frozenset[str], list[str]] = {}
     for table, frame in tables.items():
         alike.setdefault(frozenset(frame.columns), []).append(table)
     groups = []
     for names, members in alike.items():
-        coarse = {t: {c: _coarse(tables[t][c]) for c in names} for t in members} if len(members) > 1 else {}
-        mixed = [c for c in sorted(names) if len({kinds[c] for kinds in coarse.values()} - {"nothing"}) > 1]
+        kinds = [dict(zip(tables[t].columns, (d.kind for d in tables[t].dtypes), strict=True)) for t in members]
+        doubtful = [c for c in sorted(names) if len(members) > 1 and any(k[c] not in "iufb" for k in kinds)]
+        coarse = {t: {c: _coarse(tables[t][c]) for c in doubtful} for t in members}
+        mixed = [c for c in doubtful if len({found[c] for found in coarse.values()} - {"nothing"}) > 1]
         apart: dict[tuple[str, ...], list[str]] = {}
         for table in members:
             apart.setdefault(tuple(coarse[table][c] for c in mixed), []).append(table)
         groups += list(apart.values())
-    order = list(tables)
-    return sorted(groups, key=lambda group: order.index(group[0]))
+    order = {table: i for i, table in enumerate(tables)}
+    return sorted(groups, key=lambda group: order[group[0]])
 
 
 def _inputs(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Tensor]:
@@ -228,7 +238,9 @@ def _inputs(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Tensor]
     n = len(frame)
     return {
         "numeric": torch.from_numpy(np.concatenate(numeric, axis=1) if numeric else np.empty((n, 0), dtype=np.float32)),
-        "categorical": torch.from_numpy(np.stack(categorical, axis=1) if categorical else np.empty((n, 0), dtype=np.int64)),
+        "categorical": torch.from_numpy(
+            np.stack(categorical, axis=1) if categorical else np.empty((n, 0), dtype=np.int64)
+        ),
     } | {f"{c.kind}:{c.name}": torch.from_numpy(v) for c, v in made if c.kind not in ("numeric", "categorical")}
 
 

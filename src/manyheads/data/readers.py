@@ -45,7 +45,9 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
     file = Path(path)
     kind = _kind(file)
     if not file.is_file():
-        raise DataError(f"`{file}` should be a file. Found {'a folder' if file.is_dir() else 'nothing there'}; check the path.")
+        raise DataError(
+            f"`{file}` should be a file. Found {'a folder' if file.is_dir() else 'nothing there'}; check the path."
+        )
     if file.stat().st_size == 0:
         raise DataError(f"`{file}` should hold a table. Found an empty file.")
     try:
@@ -54,7 +56,9 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise
     except (ValueError, OSError, EOFError, zlib.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"`{file}` should be a readable {kind} file. Found it damaged: {reason.rstrip('.')}.") from error
+        raise DataError(
+            f"`{file}` should be a readable {kind} file. Found it damaged: {reason.rstrip('.')}."
+        ) from error
     _unique(list(frame.columns), f"`{file}`")
     if not len(frame):
         raise DataError(f"`{file}` should have at least one row. Found the header only.")
@@ -187,7 +191,9 @@ def _from_arrow(table: Any) -> pd.DataFrame:
     frame = table.to_pandas(ignore_metadata=True)
     for field, column in zip(table.schema, table.columns, strict=True):
         if pyarrow.types.is_integer(field.type) and column.null_count:
-            frame[field.name] = pd.array(column.to_pylist(), dtype="UInt64" if str(field.type).startswith("u") else "Int64")
+            frame[field.name] = pd.array(
+                column.to_pylist(), dtype="UInt64" if str(field.type).startswith("u") else "Int64"
+            )
     return frame.drop(columns=[n for n in names if n.startswith("__index_level_")])
 
 
@@ -202,9 +208,13 @@ def _jsonl(file: Path) -> pd.DataFrame:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"`{file}` should hold one JSON object per line. Found in line {number}: {error.msg}.") from error
+                raise DataError(
+                    f"`{file}` should hold one JSON object per line. Found in line {number}: {error.msg}."
+                ) from error
             if not isinstance(record, dict):
-                raise DataError(f"`{file}` should hold one JSON object per line. Found {record!r:.40} in line {number}.")
+                raise DataError(
+                    f"`{file}` should hold one JSON object per line. Found {record!r:.40} in line {number}."
+                )
             records.append(record)
     frame = pd.DataFrame(records)
     for name in [c for c in frame.columns if _blunt(frame[c])]:

@@ -56,7 +56,9 @@ class Split:
         if self.kind in ("group", "time", "column") and not self.by:
             raise ConfigError(f"A split of kind `{self.kind}` should say by which column. Found no `by`.")
         if self.kind in ("random", "stratified") and self.by:
-            raise ConfigError(f"A split of kind `{self.kind}` reads no column. Found `by: {self.by}`; use group, time or column.")
+            raise ConfigError(
+                f"A split of kind `{self.kind}` reads no column. Found `by: {self.by}`; use group, time or column."
+            )
         if self.kind in ("time", "column") and len(self.columns) != 1:
             raise ConfigError(f"A split of kind `{self.kind}` should name one column. Found {len(self.columns)}.")
 
@@ -111,7 +113,9 @@ def split_tables(
                 )
             if frame[column].isna().any():
                 row = int(frame[column].isna().to_numpy().argmax())
-                raise DataError(f"Column `{column}` of table `{name}` should have a value in every row. Found none in row {row}.")
+                raise DataError(
+                    f"Column `{column}` of table `{name}` should have a value in every row. Found none in row {row}."
+                )
     if spec.kind in ("group", "time", "column"):
         keys = pd.concat([frame[list(spec.columns)] for frame in tables.values()], ignore_index=True)
         joined = {"group": _groups, "time": _moments, "column": _words}[spec.kind](keys, spec)
@@ -258,13 +262,22 @@ def _words(keys: pd.DataFrame, spec: Split) -> np.ndarray:
     for word in series.unique():
         if word not in PARTS:
             ours = f"Ours is `{_OTHERS[word.lower()]}`." if word.lower() in _OTHERS else hint(word, PARTS)
-            raise DataError(f"Column {_names(spec)} should hold the words train, valid and test. Found `{word}`. {ours}")
+            raise DataError(
+                f"Column {_names(spec)} should hold the words train, valid and test. Found `{word}`. {ours}"
+            )
     if not (series == "train").any():
         raise DataError(f"Column {_names(spec)} should have rows for train. Found none.")
     return series.map({p: i for i, p in enumerate(PARTS)}).to_numpy(dtype=np.int64)
 
 
-_OTHERS = {"val": "valid", "validation": "valid", "dev": "valid", "eval": "valid", "training": "train", "testing": "test"}
+_OTHERS = {
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "eval": "valid",
+    "training": "train",
+    "testing": "test",
+}
 
 
 def _names(spec: Split) -> str:

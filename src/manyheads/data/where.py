@@ -94,7 +94,9 @@ class Where:
             match = _TOKEN.match(self.text, at)
             if match is None or match.lastgroup is None:
                 at += len(self.text[at:]) - len(self.text[at:].lstrip())
-                remedy = _REMEDY.get(self.text[at], "A name with other characters than letters, digits and _ goes in `backquotes`.")
+                remedy = _REMEDY.get(
+                    self.text[at], "A name with other characters than letters, digits and _ goes in `backquotes`."
+                )
                 self._stop("a column, a value or an operator", self.text[at], at, remedy)
             kind, raw, start = match.lastgroup, match[match.lastgroup], match.start(match.lastgroup)
             value: Any = raw
@@ -234,7 +236,9 @@ class Where:
             try:
                 return np.datetime64(value)
             except ValueError:
-                raise DataError(f"`{self.text}` should compare dates with dates such as '2024-01-31'. Found '{value}'.") from None
+                raise DataError(
+                    f"`{self.text}` should compare dates with dates such as '2024-01-31'. Found '{value}'."
+                ) from None
         if kinds[0] != kinds[1] and set(kinds) != {"text", "date"}:
             raise DataError(
                 f"`{self.text}` should compare like with like. Found {kinds[0]} beside {kinds[1]}; texts go in quotes, numbers do not."
@@ -267,7 +271,12 @@ def _values(series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         array = series.to_numpy()
         return (array if array.dtype.kind in "iuf" else array.astype(np.int64)), null
     texts = series.astype(object)
-    if null.all() or pd.api.types.infer_dtype(texts, skipna=True) in ("integer", "floating", "boolean", "mixed-integer-float"):
+    if null.all() or pd.api.types.infer_dtype(texts, skipna=True) in (
+        "integer",
+        "floating",
+        "boolean",
+        "mixed-integer-float",
+    ):
         numbers = np.zeros(len(series), dtype=np.float64)
         numbers[~null] = texts[~null].astype(float)
         return numbers, null
