@@ -1,0 +1,206 @@
+"""Examples of every answer to every contract, so that a new file is tested by being there.
+
+A class whose constructor asks for nothing beyond what its contract gives is its own example. Any other one needs a line
+here; `tests/test_house.py` names those that have none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from manyheads.balance import Balance
+from manyheads.catalog import find, index
+from manyheads.data import Block, Taskset
+from manyheads.encoders import Encoder
+from manyheads.model import Model
+from manyheads.objectives import Objective
+from manyheads.sharing import Sharing
+from manyheads.tasks import Task
+
+GIVEN: dict[type, tuple[str, ...]] = {
+    Task: ("name",),
+    Encoder: ("layouts",),
+    Sharing: ("encoder", "tasks"),
+    Balance: (),
+    Objective: (),
+}
+"""The contracts, and the arguments that everybody who builds an answer passes."""
+
+SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
+    Task: {
+        "regression": [{}, {"loss": "huber"}, {"loss": "mae"}, {"transform": "log1p"}, {"transform": "none"}],
+        "binary": [{}, {"class_weight": "balanced"}, {"threshold": "f1"}],
+        "multiclass": [{}, {"class_weight": "balanced"}],
+        "multilabel": [{"target": ("l1", "l2", "l3")}],
+    },
+    Encoder: {
+        "tabular": [{"d_hidden": 8}, {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True}],
+    },
+    Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
+}
+"""Further settings to try; one empty dict where a word is not named."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One answer with one set of settings."""
+
+    word: str
+    cls: type
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        return self.cls(*args, **{**self.settings, **more})
+
+    def __str__(self) -> str:
+        return self.word + "".join(f"-{k}={v}" for k, v in self.settings.items())
+
+
+def missing_arguments(contract: type, word: str) -> list[str]:
+    """Constructor arguments without a default that neither the contract nor the table above gives."""
+    parameters = inspect.signature(find(contract, word)).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    known = {*GIVEN[contract], *(k for s in SETTINGS.get(contract, {}).get(word, []) for k in s)}
+    return [name for name in required if name not in known]
+
+
+def catalogue(contract: type) -> list[Case]:
+    """Every answer to a contract, with its example settings."""
+    table = SETTINGS.get(contract, {})
+    return [Case(word, find(contract, word), s) for word in index(contract) for s in table.get(word, [{}])]
+
+
+# -- tasks: labels and outputs
+
+
+def _some_missing(values: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    result = values.astype(object)
+    result[rng.random(len(values)) < share] = None
+    return result
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A task type: labels to learn from, and the output that says the truth."""
+
+    labels: Callable[[np.random.Generator, int], np.ndarray]
+    perfect: Callable[[Task, torch.Tensor], torch.Tensor]
+    units: Callable[[Task], int]
+
+
+def _one_hot(task: Any, target: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(target.long(), len(task.classes)).to(torch.float32) * 60
+
+
+def _signs(task: Task, target: torch.Tensor) -> torch.Tensor:
+    return (target * 2 - 1) * 60
+
+
+KINDS: dict[str, Kind] = {
+    "binary": Kind(
+        lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1
+    ),
+    "multiclass": Kind(
+        lambda rng, n: np.array(["red", "green", "blue"])[rng.integers(0, 3, n)], _one_hot, lambda t: len(t.classes)
+    ),
+    "ordinal": Kind(
+        lambda rng, n: rng.integers(1, 5, n),
+        lambda t, y: ((y.unsqueeze(-1) > torch.arange(len(t.classes) - 1)).float() * 2 - 1) * 60,
+        lambda t: len(t.classes) - 1,
+    ),
+    "multilabel": Kind(lambda rng, n: rng.integers(0, 2, (n, 3)), _signs, lambda t: 3),
+    "regression": Kind(lambda rng, n: rng.gamma(2.0, 30.0, n), lambda t, y: y.unsqueeze(-1), lambda t: 1),
+    "count": Kind(
+        lambda rng, n: rng.poisson(3.0, n), lambda t, y: y.clamp(min=1e-30).log().unsqueeze(-1), lambda t: 1
+    ),
+}
+
+
+def labels_of(task: Task, rng: np.random.Generator, n: int = 40, missing: float = 0.3) -> pd.DataFrame:
+    """A frame with the label columns of a task, some of them missing."""
+    values = KINDS[task.kind].labels(rng, n)
+    if values.ndim == 1:
+        values = values[:, None]
+    return pd.DataFrame({c: _some_missing(v, rng, missing) for c, v in zip(task.targets, values.T, strict=True)})
+
+
+def fitted(case: Case, rng: np.random.Generator, n: int = 40, missing: float = 0.3, name: str = "y") -> tuple[Any, pd.DataFrame]:
+    """(fitted task, its labels)."""
+    task = case(name)
+    labels = labels_of(task, rng, n, missing)
+    return task.fitted(labels), labels
+
+
+def output_for(task: Task, n: int, *lead: int, **options: Any) -> torch.Tensor:
+    """A random output of a task's head."""
+    return torch.randn(*lead, n, KINDS[task.kind].units(task), **options)
+
+
+# -- encoders: layouts and inputs
+
+BINS = [[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0], [0.0, 1.0]]
+
+
+def layout_of(word: str, table: int = 0) -> dict[str, Any]:
+    """What one table looks like to an encoder; a second table has other columns."""
+    if table:
+        return {"numeric": 2, "categorical": [3], "bins": BINS[:2]}
+    return {"numeric": 3, "categorical": [4, 20], "bins": BINS}
+
+
+def inputs_of(layout: Mapping[str, Any], n: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Rows for a layout."""
+    g = torch.Generator().manual_seed(seed)
+    codes = [torch.randint(0, c, (n,), generator=g) for c in layout["categorical"]]
+    return {
+        "numeric": torch.randn(n, layout["numeric"], generator=g, dtype=torch.get_default_dtype()),
+        "categorical": torch.stack(codes, 1),
+    }
+
+
+# -- a small world: tasks of three types, rows with missing labels
+
+
+def small_tasks() -> list[Task]:
+    """Two of one family, one of another, one binary and one ordinal."""
+    return [
+        find(Task, "regression")("a"),
+        find(Task, "regression")("b"),
+        find(Task, "binary")("c", classes=(0, 1)),
+        find(Task, "multiclass")("d", classes=(0, 1, 2)),
+    ]
+
+
+def build(sharing: Case, encoder: Case, tasks: list[Task], seed: int = 0, tables: int = 1, **settings: Any) -> Model:
+    """A model of these parts."""
+    layouts = {f"t{i}": layout_of(encoder.word, i) for i in range(tables)}
+    return Model(sharing(lambda: encoder(layouts, **settings), tasks), tasks, seed)
+
+
+def targets_for(task: Task, n: int, seed: int = 0) -> torch.Tensor:
+    """Encoded labels."""
+    g = torch.Generator().manual_seed(seed)
+    if task.kind in ("regression", "count"):
+        return torch.randn(n, generator=g, dtype=torch.get_default_dtype()).abs()
+    if task.kind == "binary":
+        return torch.randint(0, 2, (n,), generator=g).to(torch.get_default_dtype())
+    return torch.randint(0, len(task.classes), (n,), generator=g)  # type: ignore[attr-defined]
+
+
+def rows_for(
+    tasks: list[Task], n: int = 24, missing: float = 0.4, seed: int = 0, layout: Mapping[str, Any] | None = None, **known: Any
+) -> Taskset:
+    """A Taskset with one block per task; `known` gives a mask by task name."""
+    g = torch.Generator().manual_seed(seed + 1)
+    blocks = []
+    for i, task in enumerate(tasks):
+        mask = torch.rand(n, generator=g) >= missing
+        blocks.append(Block((task.name,), targets_for(task, n, seed + i), known.get(task.name, mask)))
+    return Taskset(inputs_of(layout or layout_of("tabular"), n, seed), tuple(blocks))
