@@ -9,11 +9,14 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from .faults import ConfigError
 
 T = TypeVar("T")
 
@@ -96,3 +99,38 @@ def _is_package(contract: type) -> bool:
 def word(cls: type) -> str:
     """The word of a class: its name in lower case, or ``module:Class`` where it is not one of ours."""
     return cls.__name__.lower() if cls.__module__.split(".")[0] == __name__.split(".")[0] else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def settings(cls: type) -> dict[str, Any]:
+    """The settings of a class and their defaults: its keyword parameters; `inspect.Parameter.empty` where one is needed."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def make(contract: type[T], name: str, given: Mapping[str, Any], *first: Any) -> T:
+    """An object of a catalogue from its word and its settings.
+
+    Args:
+        contract: the abstract class.
+        name: its word.
+        given: settings by name.
+        first: what the contract itself passes before them.
+
+    Raises:
+        ConfigError: an unknown word or setting, or a value that the class refuses.
+    """
+    try:
+        cls = find(contract, name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(str(error)) from None
+    known = list(settings(cls))[len(first) :]
+    for key in given:
+        if key not in known:
+            listed = hint(key, known) if known else "It has none."
+            raise ConfigError(f"`{name}` has no setting `{key}`. {listed}")
+    try:
+        return cls(*first, **given)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"`{name}` cannot be made from these settings: {error}") from error

@@ -1,11 +1,15 @@
-"""A whole run as plain values: pydantic models <-> YAML, and the objects they name."""
+"""A whole run as plain values: pydantic models, and the objects they name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from .model import AnyModel
+    from .tasks import Task
 
 SCHEMA_VERSION = 1
 
@@ -168,3 +172,28 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Task], seed: int = 0) -> AnyModel:
+    """The model that a config describes.
+
+    Args:
+        layouts: table -> what its inputs look like.
+        tasks: fitted tasks.
+
+    Raises:
+        ConfigError: an unknown word or setting.
+    """
+    from .catalog import make
+    from .encoders import Encoder
+    from .model import Ensemble, Model
+    from .sharing import Sharing
+
+    def one(seed: int) -> Model:
+        def encoder() -> Encoder:
+            return make(Encoder, spec.encoder.name, spec.encoder.settings, layouts)  # type: ignore[type-abstract]
+
+        sharing = make(Sharing, spec.sharing.name, spec.sharing.settings, encoder, tasks)  # type: ignore[type-abstract]
+        return Model(sharing, tasks, seed)
+
+    return one(seed) if spec.members == 1 else Ensemble.of(one, spec.members, seed)

@@ -147,6 +147,9 @@ class Balance(ABC):
             self._seen = {}
         return True
 
+    def check(self, tasks: Sequence[str]) -> None:  # noqa: B027
+        """Refuse settings that name a task which does not exist (ValueError)."""
+
     @abstractmethod
     def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
         """Add to every `.grad`; all losses are finite and there is at least one."""

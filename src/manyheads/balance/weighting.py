@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..catalog import hint
+from ..faults import ConfigError
 from . import Look, Losses, Weighting
 
 
@@ -46,11 +47,11 @@ class Fixed(Weighting):
                 raise ValueError(f"The weight of `{task}` should be 0 or more. Found {weight}.")
         self._weights = dict(weights)
 
-    def check(self, tasks: list[str]) -> None:
+    def check(self, tasks: Sequence[str]) -> None:
         """Refuse weights for tasks that do not exist."""
         for task in self._weights:
             if task not in tasks:
-                raise ValueError(f"`weights` names the task `{task}`, which does not exist. {hint(task, tasks)}")
+                raise ConfigError(f"`weights` names the task `{task}`, which does not exist. {hint(task, tasks)}")
 
     def weights(self, losses: Losses) -> Tensor:
         fixed = torch.tensor([self._weights.get(t, 1.0) for t in losses.tasks], dtype=losses.vector.dtype)

@@ -114,7 +114,7 @@ class Numeric(Column):
 
 @dataclass(frozen=True)
 class Boolean(Column):
-    """Yes or no, as 1 and 0; a missing value is the training share of yes, with an indicator column as `Numeric` has it."""
+    """Yes or no, as 1 and 0; a missing value is the training share of yes, with an indicator column as in `Numeric`."""
 
     share: float = 0.5
     missing: bool = False

@@ -47,7 +47,7 @@ def load(name: str, as_table: bool = False) -> tuple[Any, list[Task]]:
     """A data set by its word: (frame, tasks), or ({table: frame}, tasks) for `school` and `landmine`.
 
     Args:
-        as_table: join the disjoint tables into one frame with a column per task, NaN where a row belongs to another task.
+        as_table: join the disjoint tables into one frame with a column per task, NaN in the rows of other tasks.
 
     Raises:
         ConfigError: an unknown word.
@@ -95,7 +95,7 @@ def _cells(
     root = os.environ.get("MANYHEADS_DATA")
     if not root:
         raise DataError(
-            f"The data set needs the file `{path}` under the folder that the environment variable MANYHEADS_DATA names. "
+            f"The data set needs `{path}` under the folder that the environment variable MANYHEADS_DATA names. "
             "Found the variable unset; set it to your data folder."
         )
     file = Path(root) / path

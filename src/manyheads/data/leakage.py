@@ -37,7 +37,7 @@ class Finding:
 
 
 def check(frame: pd.DataFrame, features: Sequence[str], tasks: Sequence[Task]) -> list[Finding]:
-    """All features that are a target, a copy of one, or a one-to-one function of one, over the rows where both are known.
+    """All features that are a target, a copy or a one-to-one function of one, over the rows where both are known.
 
     copy: y = a x + b for numbers (equal and negated included); one-to-one: each value of x goes with one value of y and
     the other way round; rank: the same or the opposite order with the same ties. Constants, row ids and coincidences of
@@ -142,6 +142,6 @@ def _finding(task: Task, target: str, column: str, kind: str) -> Finding:
         task.name,
         column,
         kind,
-        f"Task `{task.name}` should be predicted from features that do not contain the answer. Found that feature `{column}` "
-        f"{what}; list it under `drop`.",
+        f"Task `{task.name}` should be predicted from features that do not contain the answer. Found that feature "
+        f"`{column}` {what}; list it under `drop`.",
     )

@@ -8,6 +8,7 @@ than the header has is an error instead of an index.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -152,15 +153,13 @@ def _csv(file: Path) -> pd.DataFrame:
     frame = pd.read_csv(file, sep=sep, low_memory=False)
     if not isinstance(frame.index, pd.RangeIndex):
         raise DataError(
-            f"`{file}` should have as many fields in a row as in the header ({len(header.columns)}). Found rows with more; "
-            "quote the fields that contain the separator."
+            f"`{file}` should have as many fields in a row as in the header ({len(header.columns)}). Found rows with "
+            "more; quote the fields that contain the separator."
         )
     blunt = [c for c in frame.columns if _blunt(frame[c])]
     if blunt:
-        try:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):  # not integers after all
             frame[blunt] = pd.read_csv(file, sep=sep, usecols=blunt, dtype=dict.fromkeys(blunt, "Int64"))[blunt]
-        except (ValueError, TypeError, OverflowError):
-            pass  # not integers after all
     return frame
 
 

@@ -93,7 +93,7 @@ def split_tables(
     spec: Split | Mapping[str, Any] | None = None,
     tasks: Mapping[str, Sequence[Task]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The parts of several tables: `random` and `stratified` divide each by itself, groups and moments are common to all.
+    """The parts of several tables: `random` and `stratified` divide each by itself, groups and moments are common.
 
     Args:
         tasks: {table: the tasks it labels}.
@@ -109,7 +109,8 @@ def split_tables(
         for column in spec.columns:
             if column not in frame.columns:
                 raise DataError(
-                    f"Table `{name}` should have the column `{column}`, by which rows are split. {hint(column, map(str, frame.columns))}"
+                    f"Table `{name}` should have the column `{column}`, by which rows are split. Found no such column. "
+                    f"{hint(column, map(str, frame.columns))}"
                 )
             if frame[column].isna().any():
                 row = int(frame[column].isna().to_numpy().argmax())
@@ -220,7 +221,8 @@ def _groups(keys: pd.DataFrame, spec: Split) -> np.ndarray:
     shares = _shares(spec)
     if len(sizes) < (shares > 0).sum():
         raise DataError(
-            f"A split by {_names(spec)} should have a group for every part. Found {len(sizes)} group(s) for {(shares > 0).sum()} parts."
+            f"A split by {_names(spec)} should have a group for every part. Found {len(sizes)} group(s) for "
+            f"{(shares > 0).sum()} parts."
         )
     room = list(shares * len(group))
     part = np.zeros(len(sizes), dtype=np.int64)
@@ -252,7 +254,8 @@ def _moments(keys: pd.DataFrame, spec: Split) -> np.ndarray:
     for p in range(3):
         if shares[p] > 0 and not (parts == p).any():
             raise DataError(
-                f"A split by {_names(spec)} should leave rows for {PARTS[p]}. Found too few distinct moments ({int(order.max())})."
+                f"A split by {_names(spec)} should leave rows for {PARTS[p]}. Found too few distinct moments "
+                f"({int(order.max())})."
             )
     return parts
 

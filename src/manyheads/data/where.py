@@ -184,10 +184,10 @@ class Where:
             return _Column(token.value, token.start)
         if token.kind in ("number", "text"):
             return token.value
-        if token.value in ("true", "false") and token.kind == "word":
-            return int(token.value == "true")
-        self._next -= 1
-        self._fail("a column or a value")
+        if token.kind != "word" or token.value not in ("true", "false"):
+            self._next -= 1
+            self._fail("a column or a value")
+        return int(token.value == "true")
 
     def _choices(self) -> list[Any]:
         self._expect("[")
@@ -209,7 +209,8 @@ class Where:
             return side, np.zeros(len(frame), dtype=bool)
         if side.name not in frame.columns:
             raise DataError(
-                f"`where` should name columns of the table. Found `{side.name}`. {hint(side.name, map(str, frame.columns))}"
+                f"`where` should name columns of the table. Found `{side.name}`. "
+                f"{hint(side.name, map(str, frame.columns))}"
                 f"\n  {self.text}\n  {' ' * side.start}^"
             )
         return _values(frame[side.name])
@@ -241,7 +242,8 @@ class Where:
                 ) from None
         if kinds[0] != kinds[1] and set(kinds) != {"text", "date"}:
             raise DataError(
-                f"`{self.text}` should compare like with like. Found {kinds[0]} beside {kinds[1]}; texts go in quotes, numbers do not."
+                f"`{self.text}` should compare like with like. Found {kinds[0]} beside {kinds[1]}; texts go in quotes, "
+                "numbers do not."
             )
         return value
 
