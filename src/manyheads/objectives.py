@@ -66,6 +66,7 @@ class Supervised(Objective):
                 block = _matching(blocks, names, stacked)
                 keep = (1,) if stacked else ()
                 task = tasks[names[0]]
+                output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
                 target = block.target.to(output.dtype) if block.target.is_floating_point() else block.target
                 total, weight = task.summed(output, target, block.known, block.weight, keep)
                 summed.append((names, total.reshape(-1), weight.reshape(-1)))
@@ -73,7 +74,8 @@ class Supervised(Objective):
             return Losses((), torch.empty(0))
         names, vector, counts = _merged(summed)
         if totals is not None:
-            divisor = torch.tensor([totals[t] for t in names], dtype=vector.dtype, device=vector.device)
+            every = sum(totals.values())
+            divisor = vector.new_tensor([every if self.pooled else totals[t] for t in names])
         else:
             divisor = counts.sum().expand_as(counts) if self.pooled else counts
         return Losses(
@@ -115,11 +117,11 @@ def present(part: Taskset) -> list[Block]:
     """The labels of the tasks that have any among these rows."""
     kept = []
     for block in part.blocks:
+        known = block.known if block.weight is None else block.known & (block.weight > 0)
         if not block.stacked:
-            if bool(block.known.any()):
+            if bool(known.any()):
                 kept.append(block)
             continue
-        known = block.known if block.weight is None else block.known & (block.weight > 0)
         any_known = known.flatten(2).any(2).any(0) if known.dim() > 2 else known.any(0)
         if bool(any_known.all()):
             kept.append(block)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .balance import Balance
+from .balance import Balance, Losses
 from .blocks import seed_of
 from .catalog import hint
 from .data import Batch, Taskset
@@ -116,7 +116,9 @@ class Training:
         model.to(self.device)
         self.optim = optim
         self.optimizer = make_optimizer(_groups(model, optim), optim)
-        self.scheduler, self.schedule_each = make_scheduler(self.optimizer, optim, self.n_epochs, sampler.n_steps)
+        self.scheduler, self.schedule_each = make_scheduler(
+            self.optimizer, optim, self.n_epochs, -(-sampler.n_steps // trainer.accumulate_grad_batches)
+        )
         self.skill = Skill(tasks, sampler.tasksets, self.valid)
         self.best, self.best_of = Best(trainer.patience), {t: Best(trainer.patience) for t in self.tasks}
         self.best_state: dict[str, Tensor] | None = None
@@ -165,16 +167,17 @@ class Training:
         each = self.settings.accumulate_grad_batches
         steps = [draws[i : i + each] for i in range(0, len(draws), each)]
         for step in steps[self.step_in_epoch :]:
+            if self.settings.max_steps is not None and self.step >= self.settings.max_steps:
+                break
             self._step(step)
             self.step += 1
             self.step_in_epoch += 1
             self._tell("on_step")
             if self.interrupted:
                 self._rng = torch.get_rng_state()
-                self.save()
+                if self.folder is not None:
+                    self.save()
                 raise KeyboardInterrupt
-            if self.settings.max_steps is not None and self.step >= self.settings.max_steps:
-                break
         self.close_epoch()
 
     def _step(self, draws: Sequence[Draw]) -> None:
@@ -182,13 +185,17 @@ class Training:
         totals = label_totals(batches) if len(batches) > 1 else None
         self.optimizer.zero_grad(set_to_none=True)
         moved = False
+        dropped = sum(self.balance.dropped.values())
+        seen: dict[str, float] = {}
         for i, batch in enumerate(batches):
             with self._autocast():
                 losses = self.objective(self.model, batch, Trace(cut=self.balance.cut), totals)
             moved |= self.balance.backward(losses, self._look(batch, totals), last=i == len(batches) - 1)
-            self.note(dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True)))
+            for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
+                seen[task] = seen.get(task, 0.0) + value
+        self.note(seen)
         if not moved:
-            self._skip(any(len(b.tasks) for batch in batches for b in batch.values()))
+            self._skip(sum(self.balance.dropped.values()) > dropped)
             return
         self.nans = 0
         if self.settings.gradient_clip_val is not None:
@@ -209,15 +216,20 @@ class Training:
         return batch
 
     def _look(self, batch: Batch, totals: Mapping[str, float] | None) -> Any:
-        return lambda: self.objective(self.model, batch, None, totals)
+        def look(tasks: Sequence[str] | None = None) -> Losses:
+            part = batch if tasks is None else Batch({table: rows.only(tasks) for table, rows in batch.items()})
+            with self._autocast():
+                return self.objective(self.model, part, Trace(cut=self.balance.cut), totals)
+
+        return look
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def _skip(self, had_labels: bool) -> None:
-        if not had_labels or not self.balance.dropped:
+    def _skip(self, dropped: bool) -> None:
+        if not dropped:
             return  # a step without any label is no sign of trouble
         self.nans += 1
         if self.nans >= PATIENCE_WITH_NANS:

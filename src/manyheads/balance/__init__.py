@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 Look = Callable[..., Mapping[str, Tensor]]
-"""Another look at the losses: of the same batch after the step, of another batch, of a validation batch."""
+"""Another look at the losses: of the same batch after the step, of another batch, of a validation batch; with `tasks=`,
+of these tasks alone."""
 
 
 class Losses(Mapping[str, Tensor]):
@@ -111,7 +112,7 @@ class Balance(ABC):
         """Per task, in how many steps its loss was not finite and was left out."""
         self.last_weights: dict[str, float] = {}
         """The weights of the last step, for the History."""
-        self._seen: dict[str, list[float]] = {}
+        self._seen: dict[str, float] = {}
 
     @final
     def backward(
@@ -129,23 +130,33 @@ class Balance(ABC):
             False when the step is to be skipped: nothing to learn from, or nothing finite. State is then untouched.
         """
         every = Losses.of(losses)
-        if not len(every):
-            return False
         finite = torch.isfinite(every.vector.detach())
+        filled = bool(len(every))
         if not bool(finite.all()):
             for i in (~finite).nonzero().flatten().tolist():
                 self.dropped[every.tasks[i]] = self.dropped.get(every.tasks[i], 0) + 1
             keep = finite.nonzero().flatten().tolist()
-            if scale != 1.0 or not keep:
-                return False
-            every = every.only(keep)
-        self.fill(every, look, scale)
-        for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
-            self._seen.setdefault(task, []).append(value)
+            filled = scale == 1.0 and bool(keep)
+            if filled:
+                every = self._without(losses, [every.tasks[i] for i in keep], look)
+        if filled:
+            self.fill(every, look, scale)
+            for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
+                self._seen[task] = self._seen.get(task, 0.0) + value
+        if last and self._seen and (scale == 1.0 or bool(finite.all())):
+            self.update(self._seen, look)
         if last:
-            self.update({task: sum(v) / len(v) for task, v in self._seen.items()}, look)
             self._seen = {}
-        return True
+        return filled
+
+    @staticmethod
+    def _without(losses: Mapping[str, Tensor], keep: Sequence[str], look: Look | None) -> Losses:
+        """These losses alone, in a graph that the others are not part of: on the way back, 0 times infinity is NaN."""
+        if not isinstance(losses, Losses):
+            return Losses.of({task: losses[task] for task in keep})
+        if look is not None:
+            return Losses.of(look(tasks=keep))
+        return losses.only([losses.tasks.index(task) for task in keep])
 
     def check(self, tasks: Sequence[str]) -> None:  # noqa: B027
         """Refuse settings that name a task which does not exist (ValueError)."""
@@ -155,7 +166,7 @@ class Balance(ABC):
         """Add to every `.grad`; all losses are finite and there is at least one."""
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
-        """Renew `state` at the end of a step, from the step's mean loss of each present task."""
+        """Renew `state` at the end of a step, from the loss of each task that it had (the sum over its parts)."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that must be kept to go on exactly: plain values by task name."""

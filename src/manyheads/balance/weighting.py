@@ -58,6 +58,10 @@ class Fixed(Weighting):
         return losses.preferences() * fixed.to(losses.vector.device)
 
 
+LIMIT = 30.0
+"""Where |s_k| ends, so that a task whose loss is 0 does not get an infinite weight."""
+
+
 class Uncertainty(Weighting):
     """Homoscedastic uncertainty: minimise sum_k p_k (exp(-s_k) L_k + s_k) over the net and over s_k = log sigma_k^2.
 
@@ -91,4 +95,4 @@ class Uncertainty(Weighting):
             t = old["t"] + 1
             m, v = 0.9 * old["m"] + 0.1 * gradient, 0.999 * old["v"] + 0.001 * gradient**2
             step = self.lr * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
-            self.state[task] = {"s": old["s"] - step, "m": m, "v": v, "t": t}
+            self.state[task] = {"s": min(max(old["s"] - step, -LIMIT), LIMIT), "m": m, "v": v, "t": t}

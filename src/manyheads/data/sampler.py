@@ -133,8 +133,11 @@ class Sampler:
 
     def passes(self, epoch: int = 0) -> dict[str, float]:
         """How often an epoch sees each row of a unit, on average."""
-        total = sum(map(len, self.units.values()))
-        return {u: p * total / len(self.units[u]) for u, p in self.probabilities(epoch).items()}
+        if self.schedule == "alternating":  # a step has `batch_size` rows of one unit, or all of a smaller one
+            drawn = {u: self.n_steps * min(self.batch_size, len(rows)) for u, rows in self.units.items()}
+        else:
+            drawn = dict.fromkeys(self.units, sum(map(len, self.units.values())))
+        return {u: p * drawn[u] / len(self.units[u]) for u, p in self.probabilities(epoch).items()}
 
     def objective(self) -> str:
         """What this draw minimises, in words."""

@@ -128,6 +128,10 @@ class Task(ABC):
         """One output (batch, units) from those of several members (members, batch, units)."""
         return outputs.mean(0)
 
+    def blanked(self, output: Any, known: Tensor) -> Any:
+        """The output with 0 where its label is unknown; here a label has all units of the output's last dimension."""
+        return output.masked_fill(~known.unsqueeze(-1), 0.0) if isinstance(output, Tensor) else output
+
     def label_weight(self, target: Tensor) -> Tensor | None:
         """A weight per label, of the target's shape (class weights); None for all ones."""
         return None
@@ -185,14 +189,14 @@ class Task(ABC):
     ) -> tuple[Tensor, Tensor]:
         """(sum of weighted errors of the known labels, sum of their weights).
 
-        An unknown label teaches nothing: its error is taken out before the sum, so that its gradient is exactly 0 even
-        where the error is infinite.
+        An unknown label teaches nothing: what the net says there is taken out before the error (0 times an infinite
+        slope would be NaN), and the error before the sum, so that its gradient is exactly 0 whatever the net says.
 
         Args:
             keep: the dimensions of `target` that hold several tasks of one family, or several models; their sums are
                 kept apart.
         """
-        errors = self.errors(output, target)
+        errors = self.errors(self.blanked(output, known), target)
         scale = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
         members = errors.dim() - target.dim()
         errors = errors.masked_fill(~known, 0.0) * scale

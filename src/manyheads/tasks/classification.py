@@ -284,6 +284,9 @@ class Multilabel(Task):
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output, target.expand_as(output), reduction="none")
 
+    def blanked(self, output: Tensor, known: Tensor) -> Tensor:
+        return output.masked_fill(~known, 0.0)  # each unit has a label of its own
+
     def ensemble(self, outputs: Tensor) -> Tensor:
         return _mean_logit(outputs)
 
