@@ -3,17 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
+from . import metrics
 from .balance import Balance
 from .catalog import make
 from .data import Taskset
+from .data.assemble import Dataset
 from .data.sampler import Sampler
+from .data.splits import Split, split_tables
 from .objectives import Objective
-from .spec import Part, RunSpec, build_model
+from .results import TaskInfo
+from .spec import Part, RunSpec, SplitSpec, build_model
 from .tasks import Task
 from .train import Callback, Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tables made ready: what was learned from the training rows, and the rows of each part.
+
+    Attributes:
+        dataset: fitted tasks and columns.
+        tasksets: part -> table (source) -> rows.
+        parts: user's table -> the part of each of its rows.
+    """
+
+    dataset: Dataset
+    tasksets: Mapping[str, Mapping[str, Taskset]]
+    parts: Mapping[str, np.ndarray]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The fitted tasks."""
+        return self.dataset.tasks
+
+    def describe(self, sampler: Sampler | None = None) -> list[TaskInfo]:
+        """Each task as the run sees it: rows and labels per part, and how it is sampled."""
+        coverage = {part: self.dataset.coverage(rows) for part, rows in self.tasksets.items() if rows}
+        infos = []
+        for task in self.tasks:
+            metric = metrics.find(task.metrics[0])
+            tables = tuple(table for table, names in self.dataset.targets.items() if task.name in names)
+            probability = passes = None
+            if sampler is not None:
+                units = [u for u in sampler.units if u == task.name] or [u for u in sampler.units if u in tables]
+                chance, seen = sampler.probabilities(), sampler.passes()
+                probability = sum(chance[u] for u in units) if units else None
+                passes = sum(seen[u] for u in units) / len(units) if units else None
+            json = task.to_json()
+            infos.append(
+                TaskInfo(
+                    name=task.name, kind=task.kind, metric=metric.name, greater_is_better=metric.greater_is_better,
+                    tables=tables, weight=task.weight, where=task.where,
+                    rows={part: found[task.name]["rows"] for part, found in coverage.items()},
+                    labels={part: found[task.name]["labels"] for part, found in coverage.items()},
+                    probability=probability, passes=passes,
+                    detail={k: v for k, v in json.items() if k not in ("type", "name", "weight", "where", "metrics")},
+                )  # fmt: skip
+            )
+        return infos
+
+
+def split_parts(
+    spec: SplitSpec, tables: Mapping[str, pd.DataFrame], tasks: Sequence[Task], seed: int | None = None
+) -> dict[str, np.ndarray]:
+    """The part of every row of every table, as the config splits them."""
+    split = Split(spec.kind, spec.by, spec.sizes, spec.seed if seed is None else seed)
+    labels = {name: [t for t in tasks if set(t.targets) <= set(frame.columns)] for name, frame in tables.items()}
+    return split_tables(tables, split, labels)
+
+
+def prepare(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: Mapping[str, pd.DataFrame],
+    parts: Mapping[str, np.ndarray],
+    *,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    allow_unlabelled: bool = False,
+) -> Prepared:
+    """Learn tasks and columns from the training rows, and encode all rows.
+
+    Args:
+        tables: {name: frame}.
+        parts: {name: the part of each row}; a row of another word belongs to no part.
+        targets: {table: tasks it labels}.
+
+    Raises:
+        ConfigError, DataError: see `Dataset.fit`.
+    """
+    by = spec.data.split.by or ()
+    keep = [*spec.data.ids, *((by,) if isinstance(by, str) else by)]
+    keep = [c for c in dict.fromkeys(keep) if any(c in f.columns for f in tables.values())]
+    drop = list(spec.features.drop)
+    if spec.features.only is not None:
+        known = {c for t in tasks for c in (*t.targets, t.sample_weight)} | set(keep) | set(spec.features.only)
+        drop += [c for f in tables.values() for c in f.columns if c not in known and c not in drop]
+    dataset = Dataset.fit(
+        tables, tasks, targets=targets, types=spec.features.types, drop=list(dict.fromkeys(drop)), keep=keep,
+        train={name: np.flatnonzero(p == "train") for name, p in parts.items()}, allow_unlabelled=allow_unlabelled,
+    )  # fmt: skip
+    everything, offsets = dataset.tasksets(tables), dataset.offsets(tables)
+    tasksets: dict[str, dict[str, Taskset]] = {}
+    for part in PARTS:
+        rows: dict[str, list[np.ndarray]] = {}
+        for name, (source, start, _) in offsets.items():
+            rows.setdefault(source, []).append(start + np.flatnonzero(parts[name] == part))
+        joined = {source: np.concatenate(found) for source, found in rows.items()}
+        tasksets[part] = {s: everything[s].take(torch.from_numpy(index)) for s, index in joined.items() if len(index)}
+    return Prepared(dataset, tasksets, parts)
 
 
 def make_balance(part: Part, tasks: Sequence[str]) -> Balance:

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..tasks import Task
 from . import Block, Taskset
 from .columns import DataWarning
+from .labels import encode, inside, labelled, require
 from .leakage import check
 from .preprocess import Preprocess, concat
-from .where import Where, space
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +78,7 @@ class Dataset:
             raise ConfigError(f"Tasks should have names of their own. Found `{twice}` more than once.")
         if not tables:
             raise DataError("A dataset should have a table. Found none.")
-        labels = _labelled(tables, tasks, targets)
+        labels = labelled(tables, tasks, targets)
         for column in (*drop, *keep):
             if not any(column in frame.columns for frame in tables.values()):
                 known = [str(c) for frame in tables.values() for c in frame.columns]
@@ -102,7 +101,7 @@ class Dataset:
         by_name = {t.name: t for t in tasks}
         for table, found in labels.items():
             for task in map(by_name.__getitem__, found):
-                _require(tables[table], table, task)
+                require(tables[table], table, task)
         training = {
             t: tables[t] if len(rows[t]) == len(tables[t]) and train is None else tables[t].take(rows[t])
             for t in tables
@@ -112,7 +111,7 @@ class Dataset:
         fitted, unlabelled = [], []
         for task in tasks:
             frames = [training[t] for t, found in labels.items() if task.name in found]
-            taught = concat([_inside(f, task) for f in frames])
+            taught = concat([inside(f, task) for f in frames])
             if taught.notna().to_numpy().any():
                 fitted.append(task.fitted(taught))
             elif allow_unlabelled:
@@ -208,14 +207,16 @@ class Dataset:
         blocks = []
         for members in families.values():
             parts = [
-                _encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members
+                encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members
             ]
             if len(parts) == 1:
                 blocks.append(Block((members[0].name,), *parts[0]))
                 continue
             target, known = (torch.stack([p[i] for p in parts], dim=1) for i in (0, 1))
-            weights = [torch.ones_like(p[1], dtype=torch.float32) if p[2] is None else p[2] for p in parts]
-            weight = None if all(p[2] is None for p in parts) else torch.stack(weights, dim=1)
+            weight = None
+            if any(p[2] is not None for p in parts):
+                ones = torch.ones_like(known[:, 0], dtype=torch.float32)
+                weight = torch.stack([ones if p[2] is None else p[2] for p in parts], dim=1)
             blocks.append(Block(tuple(t.name for t in members), target, known, weight, stacked=True))
         return tuple(blocks)
 
@@ -225,7 +226,7 @@ class Dataset:
         for table, frame in frames.items():
             if table in self.targets:
                 if task.name in self.targets[table]:
-                    _require(frame, table, task)
+                    require(frame, table, task)
                     found.append(table)
             elif set(task.targets) <= set(frame.columns):
                 found.append(table)
@@ -242,50 +243,6 @@ class Dataset:
         return extra
 
 
-def _labelled(
-    tables: Mapping[str, pd.DataFrame], tasks: Sequence[Task], targets: Mapping[str, Sequence[str]] | None
-) -> dict[str, tuple[str, ...]]:
-    names = [t.name for t in tasks]
-    if targets is None:
-        columns = {t: set(frame.columns) for t, frame in tables.items()}
-        found = {table: tuple(t.name for t in tasks if set(t.targets) <= have) for table, have in columns.items()}
-    else:
-        for table, declared in targets.items():
-            if table not in tables:
-                raise ConfigError(f"`targets` should name tables. Found `{table}`. {hint(table, tables)}")
-            for name in declared:
-                if name not in names:
-                    raise ConfigError(f"Table `{table}` should label known tasks. Found `{name}`. {hint(name, names)}")
-        found = {table: tuple(n for n in names if n in targets.get(table, ())) for table in tables}
-    for task in tasks:
-        if not any(task.name in labelled for labelled in found.values()):
-            if targets is not None:
-                raise ConfigError(
-                    f"Task `{task.name}` should be labelled by a table. Found it nowhere under `targets`."
-                )
-            known = list(dict.fromkeys(str(c) for frame in tables.values() for c in frame.columns))
-            lost = next((c for c in task.targets if c not in known), ", ".join(task.targets))
-            where = f"table `{next(iter(tables))}`" if len(tables) == 1 else f"any of {len(tables)} tables"
-            raise DataError(
-                f"Task `{task.name}` should have its target column `{lost}` in {where}. Found no such column. {hint(lost, known)}"
-            )
-    return found
-
-
-def _require(frame: pd.DataFrame, table: str, task: Task) -> None:
-    """All columns that the labels of a task need."""
-    wanted = {"target": task.targets, "where": Where(task.where).columns if task.where else ()}
-    wanted |= {"sample_weight": (task.sample_weight,) if task.sample_weight else ()}
-    wanted |= {"metric": tuple(m.partition(":")[2] for m in task.metrics if m.startswith("gauc:"))}
-    for role, columns in wanted.items():
-        for column in columns:
-            if column not in frame.columns:
-                raise DataError(
-                    f"Table `{table}` should have the {role} column `{column}` of task `{task.name}`. Found no such column. "
-                    f"{hint(column, [str(c) for c in frame.columns])}"
-                )
-
-
 def _refuse_leaks(
     tables: Mapping[str, pd.DataFrame],
     features: Mapping[str, Sequence[str]],
@@ -299,64 +256,3 @@ def _refuse_leaks(
             raise DataError("\n".join(hard))
         for finding in findings:
             warnings.warn(finding.sentence, DataWarning, stacklevel=3)
-
-
-def _inside(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """The labels of a task within its sample space."""
-    labels = frame[list(task.targets)]
-    return labels if task.where is None else labels[space(frame, task.where)]
-
-
-def _encode(
-    task: Task, labelling: Sequence[str], frames: Mapping[str, pd.DataFrame], unlabelled: bool
-) -> tuple[Any, Any, Tensor | None]:
-    """(target, known, weight) of one task over the rows of all frames; what a table does not label is unknown."""
-    import pandas as pd
-
-    starts = dict(zip(frames, np.cumsum([0, *(len(f) for f in frames.values())])[:-1], strict=True))
-    n = sum(len(f) for f in frames.values())
-    rows: np.ndarray = np.empty(0, dtype=np.int64)
-    labels = pd.DataFrame({c: pd.Series(dtype="float64") for c in task.targets})
-    if labelling and not unlabelled:
-        inside = {t: np.flatnonzero(space(frames[t], task.where)) for t in labelling}
-        labels = concat([_inside(frames[t], task) for t in labelling])
-        rows = np.concatenate([starts[t] + found for t, found in inside.items()])
-    target, known = task.encode(labels)
-    weight = _sample_weight(task, labelling, frames, rows, known)
-    by_label = task.label_weight(target)
-    if by_label is not None:
-        weight = by_label if weight is None else by_label * weight
-    if len(rows) == n:
-        return target, known, weight
-
-    def spread(values: Tensor, fill: float) -> Tensor:
-        whole = torch.full((n, *values.shape[1:]), fill, dtype=values.dtype)
-        whole[torch.from_numpy(rows)] = values
-        return whole
-
-    return spread(target, 0), spread(known, False), None if weight is None else spread(weight, 1)
-
-
-def _sample_weight(
-    task: Task, labelling: Sequence[str], frames: Mapping[str, pd.DataFrame], rows: np.ndarray, known: Tensor
-) -> Tensor | None:
-    if task.sample_weight is None or not len(rows):
-        return None
-    import pandas as pd
-
-    column = concat([_inside_column(frames[t], task) for t in labelling])
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    used = known.flatten(1).any(1).numpy() if known.dim() > 1 else known.numpy()
-    wrong = used & ~(np.isfinite(values) & (values >= 0))
-    if wrong.any():
-        raise DataError(
-            f"Task `{task.name}`: sample weight column `{task.sample_weight}` should hold numbers of 0 or more wherever there is a "
-            f"label. Found {column.iloc[int(wrong.argmax())]!r}."
-        )
-    weight = torch.from_numpy(np.where(used, values, 0.0).astype(np.float32))
-    return weight.reshape(-1, *[1] * (known.dim() - 1)).expand(known.shape).clone()
-
-
-def _inside_column(frame: pd.DataFrame, task: Task) -> pd.Series:
-    series = frame[str(task.sample_weight)]
-    return series if task.where is None else series[space(frame, task.where)]

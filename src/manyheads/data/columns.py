@@ -66,7 +66,7 @@ class Column(ABC):
     @final
     def from_json(value: Mapping[str, Any]) -> Column:
         """A fitted column from what `to_json` wrote."""
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "type"}
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "type"}
         return type_of(value["type"])(**settings)
 
 
@@ -193,9 +193,9 @@ class Datetime(Column):
 
     kind: ClassVar = "numeric"
     formats: ClassVar = (
-        ("ISO8601", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%d.%m.%Y %H:%M")
-        + ("%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S")
-    )  # fmt: skip
+        "ISO8601",
+        *(day + time for time in ("", " %H:%M", " %H:%M:%S") for day in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y")),
+    )
     """Texts are read by the first of these that reads all of them: 02/03/2020 alone is the third of February."""
 
     @classmethod

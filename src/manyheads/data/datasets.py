@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,4 +117,4 @@ def _cells(
     return tables, [make(name) for name in tables]
 
 
-_LOADERS: dict[str, Callable[[], tuple[Any, Sequence[Any]]]] = {"card": _card, "school": _school, "landmine": _landmine}
+_LOADERS: dict[str, Callable[[], tuple[Any, list[Task]]]] = {"card": _card, "school": _school, "landmine": _landmine}

@@ -67,7 +67,8 @@ def _guess(series: pd.Series, name: str) -> str | None:
     known = series.dropna()
     if seen not in ("string", "categorical", "mixed-integer"):
         _warn(
-            f"Feature `{name}` should hold numbers, texts or dates. Found {type(known.iloc[0]).__name__}; it is dropped."
+            f"Feature `{name}` should hold numbers, texts or dates. Found {type(known.iloc[0]).__name__}; "
+            "it is dropped."
         )
         return None
     texts = known.astype(str)
@@ -78,8 +79,9 @@ def _guess(series: pd.Series, name: str) -> str | None:
     distinct = texts.nunique()
     if distinct > max(20, len(texts) / 2):
         _warn(
-            f"Feature `{name}` should repeat its values to be a category. Found {distinct} distinct texts in {len(texts)} "
-            f"rows; it is dropped (list it under `drop` or as an id to silence this, or declare it categorical)."
+            f"Feature `{name}` should repeat its values to be a category. Found {distinct} distinct texts in "
+            f"{len(texts)} rows; it is dropped (list it under `drop` or as an id to silence this, or declare it "
+            "categorical)."
         )
         return None
     return "categorical"

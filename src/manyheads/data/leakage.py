@@ -61,8 +61,8 @@ def check(frame: pd.DataFrame, features: Sequence[str], tasks: Sequence[Task]) -
                 continue
             y, y_number = _as_numbers(frame[target])
             rows = np.flatnonzero(~np.isnan(y) & space(frame, task.where))
-            whole = [i for i in np.flatnonzero(~holes) if inside[i] != target]
-            broken = [i for i in np.flatnonzero(holes) if inside[i] != target]
+            whole = [i for i in np.flatnonzero(~holes).tolist() if inside[i] != target]
+            broken = [i for i in np.flatnonzero(holes).tolist() if inside[i] != target]
             for i in _same_ties(X, y, rows, whole):
                 kind = _relation(X[rows, i], y[rows], numeric[i] and y_number)
                 findings += [_finding(task, target, inside[i], kind)] if kind else []
@@ -108,7 +108,7 @@ def _same_ties(X: np.ndarray, y: np.ndarray, rows: np.ndarray, columns: Sequence
         changes = np.diff(y[order]) != 0
         if not changes.any():
             return []
-        same = ((np.diff(X[np.ix_(order, left)], axis=0) != 0) == changes[:, None]).all(axis=0)
+        same = ((np.diff(X[order][:, left], axis=0) != 0) == changes[:, None]).all(axis=0)
         left = [c for c, s in zip(left, same, strict=True) if s]
     return left
 

@@ -60,7 +60,9 @@ class Preprocess:
                     f"A declared type should belong to a feature column. Found `{name}`. {hint(name, known)}"
                 )
         rows = {t: f if train is None or t not in train else f.take(train[t]) for t, f in _numbered(tables).items()}
-        columns, sources, bins = {}, {}, {}
+        columns: dict[str, tuple[Column, ...]] = {}
+        sources: dict[str, str] = {}
+        bins: dict[str, list[list[float]]] = {}
         for group in _groups(rows):
             source = group[0]
             joined = _join({t: rows[t] for t in group}, list(tables[source].columns))
@@ -74,7 +76,7 @@ class Preprocess:
 
     @property
     def layouts(self) -> dict[str, dict[str, Any]]:
-        """What the inputs of each source look like: ``{"numeric": width, "categorical": [cardinality, ...], "bins": [...]}``."""
+        """The inputs of each source: ``{"numeric": width, "categorical": [size, ...], "bins": [...]}``."""
         return {
             source: {
                 "numeric": sum(c.layout for c in columns if c.kind == "numeric"),
@@ -117,7 +119,7 @@ class Preprocess:
         return best[0]
 
     def join(self, tables: Mapping[str, pd.DataFrame], source: str) -> pd.DataFrame:
-        """The feature columns of several tables of one source, one after another; rows keep (table, row) as their index.
+        """The feature columns of several tables of one source, one after another; their index is (table, row).
 
         Raises:
             DataError: a table lacks a column.
@@ -213,7 +215,7 @@ def _coarse(series: pd.Series) -> str:
 
 
 def _groups(tables: Mapping[str, pd.DataFrame]) -> list[list[str]]:
-    """Tables with the same column names and numbers, dates or texts in the same ones; a column without values fits any."""
+    """Tables with the same column names, and numbers, dates or texts in the same ones; an empty column fits any."""
     alike: dict[frozenset[str], list[str]] = {}
     for table, frame in tables.items():
         alike.setdefault(frozenset(frame.columns), []).append(table)
