@@ -112,7 +112,8 @@ class Dataset:
         for task in tasks:
             frames = [training[t] for t, found in labels.items() if task.name in found]
             taught = concat([inside(f, task) for f in frames])
-            if taught.notna().to_numpy().any():
+            taught = taught[taught.notna().any(axis=1)]
+            if len(taught):
                 fitted.append(task.fitted(taught))
             elif allow_unlabelled:
                 fitted.append(task)
@@ -214,9 +215,9 @@ class Dataset:
                 continue
             target, known = (torch.stack([p[i] for p in parts], dim=1) for i in (0, 1))
             weight = None
-            if any(p[2] is not None for p in parts):
+            if any(w is not None for _, _, w in parts):
                 ones = torch.ones_like(known[:, 0], dtype=torch.float32)
-                weight = torch.stack([ones if p[2] is None else p[2] for p in parts], dim=1)
+                weight = torch.stack([ones if w is None else w for _, _, w in parts], dim=1)
             blocks.append(Block(tuple(t.name for t in members), target, known, weight, stacked=True))
         return tuple(blocks)
 

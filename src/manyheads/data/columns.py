@@ -220,7 +220,7 @@ class Datetime(Column):
         stamps = self._read(series)
         seconds = _seconds(stamps)
         gone = np.isnan(seconds)
-        turns = [(stamps.dt.month - 1) / 12, stamps.dt.dayofweek / 7]
+        turns = [(stamps.dt.month - 1) / 12, stamps.dt.day_of_week / 7]
         turns += [(stamps.dt.hour + stamps.dt.minute / 60) / 24] if self.hour else []
         angles = [2 * np.pi * turn.to_numpy(dtype=np.float64) for turn in turns]
         parts = [
@@ -243,9 +243,9 @@ def place(series: pd.Series, position: int) -> str:
 
 
 def _refuse(series: pd.Series, name: str, position: int, wanted: str, remedy: str = "") -> NoReturn:
-    raise DataError(
-        f"Column `{name}` should hold {wanted}. Found {series.iloc[position]!r} in {place(series, position)}{remedy}."
-    )
+    found = series.iloc[position]
+    found = found.item() if isinstance(found, np.generic) else found
+    raise DataError(f"Column `{name}` should hold {wanted}. Found {found!r} in {place(series, position)}{remedy}.")
 
 
 def floats(series: pd.Series, name: str) -> np.ndarray:

@@ -94,7 +94,15 @@ def encode(
         own = {t: np.flatnonzero(space(frames[t], task.where)) for t in labelling}
         labels = concat([inside(frames[t], task) for t in labelling])
         rows = np.concatenate([starts[t] + found for t, found in own.items()])
-    target, known = task.encode(labels)
+    try:
+        target, known = task.encode(labels)
+    except DataError as error:
+        for table in labelling if len(labelling) > 1 else ():  # say which table it is
+            try:
+                task.encode(inside(frames[table], task))
+            except DataError as own_error:
+                raise DataError(f"Table `{table}`: {own_error}") from error
+        raise
     weight = _sample_weight(task, labelling, frames, rows, known)
     by_label = task.label_weight(target)
     if by_label is not None:
@@ -124,7 +132,7 @@ def _sample_weight(
     if wrong.any():
         raise DataError(
             f"Task `{task.name}`: sample weight column `{task.sample_weight}` should hold numbers of 0 or more "
-            f"wherever there is a label. Found {column.iloc[int(wrong.argmax())]!r}."
+            f"wherever there is a label. Found {values[wrong][0]}."
         )
     weight = torch.from_numpy(np.where(used, values, 0.0).astype(np.float32))
     return weight.reshape(-1, *[1] * (known.dim() - 1)).expand(known.shape).clone()

@@ -176,14 +176,11 @@ def _join(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.Data
 
     columns = list(columns)
     frames = [frame[columns] for frame in tables.values()]
-    table = pd.Index(list(tables), dtype=object)
     joined = concat(frames)
-    joined.index = pd.MultiIndex(
-        levels=[table, pd.RangeIndex(max((int(f.index.max()) + 1 for f in frames if len(f)), default=0))],
-        codes=[np.repeat(np.arange(len(frames)), [len(f) for f in frames]), joined.index.to_numpy()],
-        names=["table", "row"],
-        verify_integrity=False,
-    )
+    longest = max((int(f.index.max()) + 1 for f in frames if len(f)), default=0)
+    codes: Any = [np.repeat(np.arange(len(frames)), [len(f) for f in frames]), joined.index.to_numpy()]
+    levels: Any = [pd.Index(list(tables), dtype=object), pd.RangeIndex(longest)]
+    joined.index = pd.MultiIndex(levels=levels, codes=codes, names=["table", "row"], verify_integrity=False)
     return joined
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,12 +151,15 @@ def _csv(file: Path) -> pd.DataFrame:
     sep = "\t" if _kind(file) == "tsv" else ","
     header = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False)
     _unique([name for name in header.iloc[0] if name], f"`{file}`")
-    frame = pd.read_csv(file, sep=sep, low_memory=False)
-    if not isinstance(frame.index, pd.RangeIndex):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(file, sep=sep, low_memory=False, index_col=False)
+    except pd.errors.ParserWarning:
         raise DataError(
             f"`{file}` should have as many fields in a row as in the header ({len(header.columns)}). Found rows with "
             "more; quote the fields that contain the separator."
-        )
+        ) from None
     blunt = [c for c in frame.columns if _blunt(frame[c])]
     if blunt:
         with contextlib.suppress(ValueError, TypeError, OverflowError):  # not integers after all
