@@ -69,35 +69,58 @@ class Model(nn.Module):
         """Outputs of these tasks (all of them by default) for rows of one table."""
         wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
         features = self.sharing(x, wanted, table, trace)
-        return Outputs([self._outputs(group, features) for group in self.groups(wanted)])
+        return Outputs([self._outputs(group, features) for group in self.groups(wanted, trace)])
 
-    def groups(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
-        """These tasks by family: those whose outputs are computed together."""
+    def groups(self, tasks: Sequence[str], trace: Trace | None = None) -> list[tuple[str, ...]]:
+        """These tasks by family: those whose outputs are computed together; each alone where a trace wants them apart."""
+        if trace is not None and trace.apart:
+            return [(task,) for task in tasks]
         families: dict[Any, list[str]] = {}
         for task in tasks:
             families.setdefault(self._families.get(task) or ("", task), []).append(task)
         return [tuple(group) for group in families.values()]
 
+    def linear(self, group: Sequence[str]) -> bool:
+        """Whether the heads of a family are linear layers, whose outputs are one product."""
+        return self._families.get(group[0]) is not None and all(type(self.heads[t]) is nn.Linear for t in group)
+
+    def read(self, group: Sequence[str], features: Mapping[str, Features]) -> list[Any]:
+        """What each head of a family reads; a single entry where all read the same."""
+        first = features[group[0]]
+        if all(features[t] is first for t in group):
+            return [_read(self.tasks[group[0]], first)]
+        return [_read(self.tasks[t], features[t]) for t in group]
+
     def _outputs(self, tasks: tuple[str, ...], features: Mapping[str, Features]) -> tuple[tuple[str, ...], Any, bool]:
+        read = self.read(tasks, features)
         heads = [self.heads[t] for t in tasks]
-        read = [_read(self.tasks[t], features[t]) for t in tasks]
-        if self._families.get(tasks[0]) is None or not all(type(h) is nn.Linear for h in heads):
-            if len(tasks) == 1:
-                return tasks, heads[0](read[0]), False
-            return tasks, torch.stack([h(z) for h, z in zip(heads, read, strict=True)], -2), True
-        if len(tasks) == 1:
-            return tasks, heads[0](read[0]).unsqueeze(-2), True
-        weight = torch.stack([h.weight for h in heads])  # type: ignore[misc]  # (tasks, units, width)
-        bias = torch.stack([h.bias for h in heads])  # type: ignore[misc]
-        if all(z is read[0] for z in read):
-            flat = nn.functional.linear(read[0], weight.flatten(0, 1), bias.flatten())
-            return tasks, flat.unflatten(-1, bias.shape), True
-        return tasks, torch.einsum("tbd,tud->btu", torch.stack(read), weight) + bias, True
+        if self.linear(tasks):
+            return tasks, linear_heads([h.weight for h in heads], [h.bias for h in heads], read), True  # type: ignore[misc]
+        outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
+        return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
 
     def transform(self, x: Inputs, table: str | None = None, task: str | None = None) -> Tensor:
         """The features that a task (the first one by default) reads: the shared representation."""
         name = task if task is not None else next(iter(self.tasks))
         return _read(self.tasks[name], self.sharing(x, (name,), table)[name])
+
+
+def linear_heads(weights: Sequence[Tensor], biases: Sequence[Tensor], read: Sequence[Tensor]) -> Tensor:
+    """The outputs of several linear heads of one shape, in one product.
+
+    Shape:
+        weights (members..., units, width) and biases (members..., units) per head; read (members..., batch, width), one
+        for all heads or one for each -> (members..., batch, tasks, units), with 0 or 1 dimension of members.
+    """
+    weight, bias = torch.stack(list(weights), -3), torch.stack(list(biases), -2)
+    if len(read) < len(weights) or len(read) == 1:
+        z, flat, offset = read[0], weight.flatten(-3, -2), bias.flatten(-2)
+        if weight.dim() == 3:
+            output = nn.functional.linear(z, flat, offset)
+        else:
+            output = torch.baddbmm(offset.unsqueeze(1), z.flatten(1, -2), flat.mT).unflatten(1, z.shape[1:-1])
+        return output.unflatten(-1, bias.shape[-2:])
+    return torch.einsum("...tbd,...tud->...btu", torch.stack(list(read), -3), weight) + bias.unsqueeze(-3)
 
 
 def _read(task: Task, features: Features) -> Any:
@@ -129,6 +152,12 @@ class Ensemble(nn.Module):
         for i, buffer in enumerate(buffers.values()):
             self.register_buffer(f"b{i}", buffer)
         object.__setattr__(self, "base", deepcopy(base).to("meta"))  # not a submodule: it only knows the architecture
+        place = {name: i for i, name in enumerate([*self.names, *self.buffer_names])}
+        self._of_sharing = {n.removeprefix("sharing."): i for n, i in place.items() if n.startswith("sharing.")}
+        self._of_head: dict[str, dict[str, int]] = {}
+        for task, key in base.heads.keys_of.items():
+            start = f"heads.{key}."
+            self._of_head[task] = {n.removeprefix(start): i for n, i in place.items() if n.startswith(start)}
 
     @classmethod
     def of(cls, make: Any, n_members: int, seed: int) -> Ensemble:
@@ -139,22 +168,54 @@ class Ensemble(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Stacked weights and buffers by the member's own names."""
-        weights = dict(zip(self.names, self.weights, strict=True))
-        return weights | {n: getattr(self, f"b{i}") for i, n in enumerate(self.buffer_names)}
+        return dict(zip([*self.names, *self.buffer_names], self._values(), strict=True))
 
     def forward(
         self, x: Inputs, tasks: Sequence[str] | None = None, table: str | None = None, trace: Trace | None = None
     ) -> Outputs:
-        shape: list[tuple[tuple[str, ...], bool]] = []
+        wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
+        base, groups = self.base, self.base.groups(wanted, trace)
+        if base.training != self.training:
+            base.train(self.training)
+        values = self._values()
+        linear = [base.linear(group) for group in groups]
+        others = [t for group, yes in zip(groups, linear, strict=True) if not yes for t in group]
 
-        def one(state: dict[str, Tensor]) -> list[Any]:
-            outputs = functional_call(self.base, state, (x, tasks, table, trace))
-            shape[:] = [(names, stacked) for names, _, stacked in outputs.groups]
-            return [output for _, output, _ in outputs.groups]
+        def one(sharing: dict[str, Tensor], heads: dict[str, dict[str, Tensor]]) -> tuple[list[Any], Any, Any]:
+            inner = Trace()  # what is made inside `vmap` may leave it as a result only
+            inner.apart = trace is not None and trace.apart
+            features = functional_call(base.sharing, sharing, (x, wanted, table, inner))
+            results: list[Any] = []
+            for group, yes in zip(groups, linear, strict=True):
+                read = base.read(group, features)
+                if not yes:
+                    every = read if len(read) == len(group) else read * len(group)
+                    read = [functional_call(base.heads[t], heads[t], (z,)) for t, z in zip(group, every, strict=True)]
+                results.append(read)
+            return results, inner.aux, inner.use
 
-        self.base.train(self.training)
-        stacked = vmap(one, randomness="different")(self.state())
-        return Outputs([(n, o, s) for (n, s), o in zip(shape, stacked, strict=True)], members=1)
+        sharing = {name: values[i] for name, i in self._of_sharing.items()}
+        heads = {t: {name: values[i] for name, i in self._of_head[t].items()} for t in others}
+        results, aux, use = vmap(one, randomness="different")(sharing, heads)
+        if trace is not None:
+            trace.cut = None  # members have no activations of their own outside `vmap`
+            trace.aux |= {name: value.mean(0) for name, value in aux.items()}
+            trace.use |= use
+        outputs: list[tuple[tuple[str, ...], Any, bool]] = []
+        for group, yes, result in zip(groups, linear, results, strict=True):
+            if yes:  # many linear heads outside vmap: one product, and no swapping of hundreds of weights
+                own = [self._of_head[t] for t in group]
+                weights, biases = [values[o["weight"]] for o in own], [values[o["bias"]] for o in own]
+                outputs.append((group, linear_heads(weights, biases, result), True))
+            elif len(group) == 1:
+                outputs.append((group, result[0], False))
+            else:
+                outputs.append((group, torch.stack(result, -2), True))
+        return Outputs(outputs, members=1)
+
+    def _values(self) -> list[Tensor]:
+        """Stacked weights and buffers in the order of their names."""
+        return [*self.weights._parameters.values(), *(getattr(self, f"b{i}") for i in range(len(self.buffer_names)))]  # type: ignore[list-item]
 
     def transform(self, x: Inputs, table: str | None = None, task: str | None = None) -> Tensor:
         """The features that a task reads, members side by side (batch, members * width)."""

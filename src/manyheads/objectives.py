@@ -78,13 +78,18 @@ class Supervised(Objective):
             divisor = vector.new_tensor([every if self.pooled else totals[t] for t in names])
         else:
             divisor = counts.sum().expand_as(counts) if self.pooled else counts
+        vector, apart = vector / divisor, None
+        if trace is not None and trace.apart:
+            apart = {t: sum(s for n, s, _ in summed if n == (t,)).squeeze(0) / divisor[i] for i, t in enumerate(names)}
+            vector = torch.stack(list(apart.values()))
         return Losses(
             names,
-            vector / divisor,
+            vector,
             weight={t: tasks[t].weight for t in names},
             counts=dict(zip(names, counts.tolist(), strict=True)),
             aux=None if trace is None else trace.aux,
             cut=None if trace is None else trace.cut,
+            apart=apart,
         )
 
     def outputs(

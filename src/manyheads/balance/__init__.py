@@ -33,6 +33,7 @@ class Losses(Mapping[str, Tensor]):
         aux: auxiliary losses and penalties: minimised as they are, outside the balance.
         cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them.
         rows: per-task gradients of the shared parameters that are already known (a vectorised MAML has them).
+        apart: the losses before they were put into `vector`, where each has a graph of its own.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Losses(Mapping[str, Tensor]):
         aux: Mapping[str, Tensor] | None = None,
         cut: Mapping[str, Sequence[tuple[Tensor, Tensor]]] | None = None,
         rows: Mapping[str, Sequence[Tensor]] | None = None,
+        apart: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.tasks, self.vector = tuple(tasks), vector
         self.weight, self.counts = dict(weight or {}), dict(counts or {})
         self.aux, self.cut, self.rows = dict(aux or {}), cut, rows
+        self.apart = dict(apart or {})
 
     @classmethod
     def of(cls, losses: Mapping[str, Tensor]) -> Losses:
@@ -59,7 +62,7 @@ class Losses(Mapping[str, Tensor]):
             if loss.numel() != 1:
                 raise ValueError(f"The loss of `{task}` should be a scalar. Found shape {tuple(loss.shape)}.")
         vector = torch.stack([loss.reshape(()) for loss in losses.values()]) if losses else torch.empty(0)
-        return cls(tuple(losses), vector)
+        return cls(tuple(losses), vector, apart={task: loss.reshape(()) for task, loss in losses.items()})
 
     def only(self, keep: Sequence[int]) -> Losses:
         """The losses at these positions."""
@@ -73,6 +76,7 @@ class Losses(Mapping[str, Tensor]):
             aux=self.aux,
             cut=None if self.cut is None else {t: self.cut[t] for t in tasks if t in self.cut},
             rows=None if self.rows is None else {t: self.rows[t] for t in tasks},
+            apart={t: self.apart[t] for t in tasks if t in self.apart},
         )
 
     def preferences(self) -> Tensor:
@@ -81,6 +85,8 @@ class Losses(Mapping[str, Tensor]):
         return torch.tensor(values, dtype=self.vector.dtype, device=self.vector.device)
 
     def __getitem__(self, task: str) -> Tensor:
+        if task in self.apart:
+            return self.apart[task]
         try:
             return self.vector[self.tasks.index(task)]
         except ValueError:

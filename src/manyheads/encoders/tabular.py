@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ def _numeric_embedding(word: str, layout: Layout, d_embedding: int) -> nn.Module
         return PeriodicEmbeddings(int(layout["numeric"]), d_embedding, lite=False)
     bins = [torch.tensor(edges, dtype=torch.float32) for edges in layout["bins"]]
     bins = [b if len(b) >= 2 else torch.tensor([float(b[0]) - 0.5, float(b[0]) + 0.5]) for b in bins]
-    return PiecewiseLinearEmbeddings(bins, d_embedding, activation=False, version="B")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The .* feature has just two bin edges")  # a 0/1 column has no more
+        return PiecewiseLinearEmbeddings(bins, d_embedding, activation=False, version="B")
 
 
 class Block(nn.Module):
@@ -137,12 +140,12 @@ class Tabular(Encoder):
                 f"Found {d_hidden}, {n_layers}, {dropout}."
             )
         entrances: dict[str, Any] = {t: Embed(layout, embedding, d_embedding) for t, layout in layouts.items()}
+        if not all(e.width for e in entrances.values()):
+            raise ValueError("An encoder needs at least one feature column per table. Found none.")
         width = next(iter(entrances.values())).width
         if len(entrances) > 1:
             width = d_hidden
             entrances = {t: nn.Sequential(e, nn.Linear(e.width, width)) for t, e in entrances.items()}
-        if width == 0:
-            raise ValueError("An encoder needs at least one feature column. Found none.")
         first = Named(entrances) if len(entrances) > 1 else next(iter(entrances.values()))
         d_path = width if linear_path and n_layers else 0
         blocks = [

@@ -24,10 +24,12 @@ class Trace:
             through its own views, so one backward pass through the heads yields every task's gradient there.
         aux: auxiliary losses that a scheme wants to be minimised (the entropy of gates, ...).
         use: what a scheme would like to be seen in the report: gate values, mixing coefficients.
+        apart: heads are computed one by one and no loss reaches another's, so that the graph tells whose is whose.
     """
 
     def __init__(self, cut: bool = False) -> None:
         self.cut: dict[str, list[tuple[Tensor, Tensor]]] | None = {} if cut else None
+        self.apart = cut
         self.aux: dict[str, Tensor] = {}
         self.use: dict[str, Tensor] = {}
 

@@ -1,0 +1,301 @@
+"""The laws of a Sharing, over every scheme and every encoder."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import build, catalogue, inputs_of, layout_of, rows_for, small_tasks, targets_for
+
+from manyheads.balance import Balance
+from manyheads.catalog import find
+from manyheads.data import Batch
+from manyheads.encoders import Encoder
+from manyheads.graph import Reach, reached
+from manyheads.model import Ensemble, Model
+from manyheads.objectives import Supervised
+from manyheads.sharing import Sharing, Trace
+from manyheads.tasks import Task
+
+SCHEMES, ENCODERS = catalogue(Sharing), catalogue(Encoder)
+ODD = ["children", "a.b", "x[0]", "train", "Buy", "buy", "a/b", "parameters", "weight", "é "]
+
+
+def _pairs():
+    return [pytest.param((s, e), id=f"{s}-{e}") for s in SCHEMES for e in ENCODERS]
+
+
+@pytest.fixture(params=_pairs())
+def pair(request):
+    return request.param
+
+
+def _model(pair, tasks=None, seed=0, **more):
+    return build(*pair, small_tasks() if tasks is None else tasks, seed, **more).eval()
+
+
+def _x(pair, n=12, table=0):
+    return inputs_of(layout_of(pair[1].word, table), n)
+
+
+def _losses(model, outputs, n=12):
+    tasks = list(model.tasks.values())
+    return {
+        t.name: t.mean_loss(outputs[t.name], targets_for(t, n, i), torch.ones(n, dtype=torch.bool))
+        for i, t in enumerate(tasks)
+        if t.name in outputs
+    }
+
+
+def _named(model):
+    """Parameters by a path in which tasks go by their own names."""
+    from manyheads.blocks import labelled_modules
+
+    return {
+        f"{path}.{name}": p for path, module in labelled_modules(model) for name, p in module.named_parameters(recurse=False)
+    }
+
+
+def test_every_parameter_is_reached_by_some_loss(pair):
+    model = _model(pair)
+    losses = _losses(model, model(_x(pair)))
+    found = set().union(*(reached(loss) for loss in losses.values()))
+    missing = [name for name, p in model.named_parameters() if p not in found]
+    assert not missing
+
+
+def test_heads_are_each_tasks_own(pair):
+    model = _model(pair)
+    rows = rows_for(list(model.tasks.values()), missing=0.3)
+    shared, own = Reach().split(Supervised()(model, Batch({"t": rows}), Trace(cut=True)))
+    for task in model.tasks:
+        for p in model.heads[task].parameters():
+            assert any(p is q for q in own[task])
+            assert not any(p is q for q in shared)
+
+
+def test_the_order_of_tasks_does_not_matter(pair):
+    tasks = small_tasks()
+    one, other = _model(pair, tasks), _model(pair, tasks[::-1])
+    a, b = _named(one), _named(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    x = _x(pair)
+    out, tuo = one(x), other(x)
+    assert set(out) == set(tuo) == {t.name for t in tasks}
+    for task in out:
+        assert torch.equal(out[task], tuo[task]), task
+
+
+def test_a_further_task_leaves_the_others_bit_equal(pair):
+    tasks = small_tasks()
+    few, more = _model(pair, tasks), _model(pair, [find(Task, "regression")("new"), *tasks, find(Task, "count")("n")])
+    a, b = _named(few), _named(more)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    x = _x(pair)
+    for task in few.tasks:
+        assert torch.equal(few(x)[task], more(x)[task]), task
+
+
+def test_a_seed_is_a_start(pair):
+    a, b, c = _named(_model(pair)), _named(_model(pair)), _named(_model(pair, seed=1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a if a[k].dim() > 1)
+
+
+def test_odd_names(pair, tmp_path):
+    tasks = [find(Task, "regression")(name) for name in ODD]
+    model = _model(pair, tasks)
+    outputs = model(_x(pair))
+    assert set(outputs) == set(ODD)
+    sum(_losses(model, outputs).values()).backward()
+    assert all(p.grad is not None for p in model.heads.parameters())
+    assert not torch.equal(outputs["Buy"], outputs["buy"])
+
+
+def test_some_tasks_are_as_all(pair):
+    model = _model(pair)
+    x = _x(pair)
+    every = model(x)
+    for wanted in (["a"], ["d"], ["c", "a"], ["d", "b", "a"]):
+        some = model(x, wanted)
+        assert set(some) == set(wanted)
+        for task in wanted:
+            assert torch.allclose(some[task], every[task], rtol=1e-5, atol=1e-6), (wanted, task)
+
+
+def test_the_cut(pair, float64):
+    """One backward pass through the heads, then one through the trunk, is one plain backward pass."""
+    model = _model(pair).double()
+    x = _x(pair)
+    plain = torch.autograd.grad(sum(_losses(model, model(x)).values()), list(model.parameters()), allow_unused=True)
+    trace = Trace(cut=True)
+    losses = _losses(model, model(x, trace=trace))
+    if not trace.cut:
+        pytest.skip("nothing is shared here")
+    pairs = [(task, shared, view) for task, cuts in trace.cut.items() for shared, view in cuts]
+    views = [v for _, _, v in pairs]
+    for task, loss in losses.items():
+        found = torch.autograd.grad(loss, views, retain_graph=True, allow_unused=True)
+        for (owner, _, _), g in zip(pairs, found, strict=True):
+            assert g is None or owner == task
+        assert any(g is not None for (owner, _, _), g in zip(pairs, found, strict=True) if owner == task)
+    heads = list(model.heads.parameters())
+    found = torch.autograd.grad(sum(losses.values()), [*views, *heads], retain_graph=True)
+    down = found[: len(views)]
+    trunk = [p for p in model.parameters() if not any(p is h for h in heads)]
+    below = torch.autograd.grad([s for _, s, _ in pairs], trunk, list(down), allow_unused=True)
+    joined = dict(zip(map(id, [*trunk, *heads]), [*below, *found[len(views) :]], strict=True))
+    for p, g in zip(model.parameters(), plain, strict=True):
+        assert (g is None) == (joined[id(p)] is None)
+        if g is not None:
+            assert torch.allclose(joined[id(p)], g, rtol=0, atol=1e-9)
+
+
+def test_a_trace_changes_nothing(pair):
+    model = _model(pair)
+    x = _x(pair)
+    plain, traced = model(x), model(x, trace=Trace(cut=True))
+    for task in plain:
+        assert torch.allclose(plain[task], traced[task], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
+    encoder = next(e for e in ENCODERS if e.word == "tabular")
+    tasks = [replace(small_tasks()[0], attach=0), replace(small_tasks()[1], attach=1), replace(small_tasks()[2], attach=-1)]
+    tasks.append(find(Task, "regression")("two", attach=(0, 2)))
+    model = build(scheme, encoder, tasks).eval()
+    x = inputs_of(layout_of("tabular"))
+    losses = _losses(model, model(x))
+    for stage, params in enumerate(_stage_parameters(model)):
+        if not params:
+            continue
+        assert not params & reached(losses["a"]) or stage == 0
+        assert not params & reached(losses["b"]) or stage <= 1
+        if stage == len(_stage_parameters(model)) - 1:
+            assert params & reached(losses["c"])
+            assert params & reached(losses["two"])
+    ran = []
+    hooks = [
+        m.register_forward_hook(lambda m, i, o, k=k: ran.append(k))
+        for module in model.sharing.modules()
+        if isinstance(module, Encoder)
+        for k, m in enumerate(module.stages)
+    ]
+    model(x, ["b"])
+    assert set(ran) <= {0, 1}
+    ran.clear()
+    model(x, ["a"])
+    assert set(ran) == {0}
+    for hook in hooks:
+        hook.remove()
+    with pytest.raises(ValueError, match="`a`.*`attach`"):
+        build(scheme, encoder, [replace(tasks[0], attach=99)])
+
+
+def _stage_parameters(model):
+    encoders = [m for m in model.sharing.modules() if isinstance(m, Encoder)]
+    return [
+        {p for e in encoders for p in e.stages[i].parameters()} for i in range(max(len(e.stages) for e in encoders))
+    ]
+
+
+def test_state_dict_and_back(pair):
+    one, other = _model(pair, seed=0), _model(pair, seed=1)
+    buffer = io.BytesIO()
+    torch.save(one.state_dict(), buffer)
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    x = _x(pair)
+    for task in one.tasks:
+        assert torch.equal(one(x)[task], other(x)[task])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_an_ensemble_is_its_members(pair, dtype, tolerance):
+    torch.set_default_dtype(dtype)
+    try:
+        members = [_model(pair, seed=m).to(dtype) for m in range(3)]
+        ensemble = Ensemble(members).eval()
+        x = _x(pair)
+        together = ensemble(x)
+        for task in together:
+            alone = torch.stack([m(x)[task] for m in members])
+            assert torch.allclose(together[task], alone, rtol=tolerance, atol=tolerance), task
+        sum(_losses(ensemble, together).values()).backward()
+        for member in members:
+            (sum(_losses(member, member(x)).values()) / len(members)).backward()
+        for name, stacked in zip(ensemble.names, ensemble.weights, strict=True):
+            alone = torch.stack([dict(m.named_parameters())[name].grad for m in members])
+            assert torch.allclose(stacked.grad, alone, rtol=10 * tolerance, atol=10 * tolerance), name
+        features = ensemble.transform(x)
+        assert torch.allclose(features, torch.cat([m.transform(x) for m in members], 1), atol=10 * tolerance)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_ensemble_saves_and_loads(pair):
+    ensembles = [Ensemble.of(lambda s: _model(pair, seed=s), 2, seed).eval() for seed in (0, 1)]
+    ensembles[1].load_state_dict(ensembles[0].state_dict())
+    x = _x(pair)
+    for task in ensembles[0].tasks:
+        assert torch.equal(ensembles[0](x)[task], ensembles[1](x)[task])
+    first = Ensemble.of(lambda s: _model(pair, seed=s), 2, 5).eval()(x)["a"][0]
+    assert torch.allclose(first, _model(pair, seed=5)(x)["a"], atol=1e-6)
+
+
+def test_an_ensemble_can_be_traced(pair):
+    """It has no cut, but the graph still tells whose head is whose, and no tensor of a member leaks out of `vmap`."""
+    ensemble = Ensemble([_model(pair, seed=m) for m in range(2)]).eval()
+    trace = Trace(cut=True)
+    rows = rows_for(list(ensemble.tasks.values()))
+    losses = Supervised()(ensemble, Batch({"t": rows}), trace)
+    assert losses.cut is None
+    assert all(value.dim() == 0 for value in trace.aux.values())
+    own = Reach().split(losses)[1]
+    heads = [w for n, w in zip(ensemble.names, ensemble.weights, strict=True) if n.startswith("heads.")]
+    assert all(sum(any(w is p for p in own[t]) for t in ensemble.tasks) == 1 for w in heads)
+    plain = Supervised()(ensemble, Batch({"t": rows}))
+    assert all(torch.allclose(losses[t], plain[t], rtol=1e-5) for t in plain)
+
+
+def test_two_tables_have_their_own_entrance_and_one_head(pair):
+    model = _model(pair, tables=2)
+    for m in model.sharing.modules():
+        if isinstance(m, Encoder):
+            assert set(m.stages[0]) == {"t0", "t1"}
+    tasks = list(model.tasks.values())
+    parts = {f"t{i}": rows_for(tasks, 8 + i, 0.2, i, layout_of(pair[1].word, i)) for i in range(2)}
+    losses = Supervised()(model, Batch(parts))
+    assert set(losses) == set(model.tasks)
+    found = set().union(*(reached(loss) for loss in losses.values()))
+    assert all(p in found for p in model.parameters())
+    alone = Supervised()(model, Batch({"t0": parts["t0"]}))
+    for m in model.sharing.modules():
+        if isinstance(m, Encoder):
+            assert not set(m.stages[0]["t1"].parameters()) & reached(alone["a"])
+    head = set(model.heads["a"].parameters())
+    assert head <= reached(alone["a"])
+    assert head <= reached(Supervised()(model, Batch({"t1": parts["t1"]}))["a"])
+
+
+def test_every_scheme_meets_every_balance(pair):
+    for balance in catalogue(Balance):
+        model = _model(pair)
+        rows = rows_for(list(model.tasks.values()))
+        arrow = balance()
+        losses = Supervised()(model, Batch({"t": rows}), Trace(cut=arrow.cut))
+        assert arrow.backward(losses)
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_transform_is_what_the_head_reads(pair):
+    model = _model(pair)
+    x = _x(pair)
+    features = model.transform(x, task="d")
+    assert features.shape == (12, sum(model.sharing.widths("d")))
+    assert torch.allclose(model.heads["d"](features), model(x)["d"], rtol=1e-5, atol=1e-6)
+    assert isinstance(model, Model)
