@@ -53,29 +53,29 @@ def test_files(name: str, content: bytes | None, message: str, tmp_path) -> None
 
 def test_a_folder_and_other_things_are_no_table(tmp_path) -> None:
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(DataError, match="Found a folder"):
+    with pytest.raises(DataError, match=r"Found a folder"):
         readers.read(tmp_path / "t.csv")
-    with pytest.raises(DataError, match="Found int"):
+    with pytest.raises(DataError, match=r"Found int"):
         readers.frame_of(3)
-    with pytest.raises(DataError, match="`a` more than once"):
+    with pytest.raises(DataError, match=r"`a` more than once"):
         readers.frame_of(pd.DataFrame([[1, 2]], columns=["a", "a"]))
-    with pytest.raises(DataError, match="columns of one length"):
+    with pytest.raises(DataError, match=r"columns of one length"):
         readers.frame_of({"a": [1], "b": [1, 2]})
-    with pytest.raises(DataError, match="create it first"):
+    with pytest.raises(DataError, match=r"create it first"):
         readers.write(pd.DataFrame({"a": [1]}), tmp_path / "no" / "t.csv")
 
 
 def test_values() -> None:
     series = pd.Series([1.0, np.inf], name="x")
-    with pytest.raises(DataError, match="Column `x` should hold finite numbers. Found inf in row 1"):
+    with pytest.raises(DataError, match=r"Column `x` should hold finite numbers. Found inf in row 1"):
         Numeric.fit("x", series)
-    with pytest.raises(DataError, match="Column `x` should hold numbers. Found 'two' in row 1"):
+    with pytest.raises(DataError, match=r"Column `x` should hold numbers. Found 'two' in row 1"):
         Numeric("x").transform(pd.Series([1, "two"], dtype=object))
-    with pytest.raises(DataError, match="Column `x` should hold 0, 1, true, false or nothing. Found 2.* in row 0"):
+    with pytest.raises(DataError, match=r"Column `x` should hold 0, 1, true, false or nothing. Found 2.* in row 0"):
         Boolean("x").transform(pd.Series([2]))
     with pytest.raises(DataError, match=r"Column `x` should hold dates \(ISO8601\). Found 'soon' in row 0"):
         Datetime("x").transform(pd.Series(["soon"]))
-    with pytest.raises(ConfigError, match="Did you mean `numeric`"):
+    with pytest.raises(ConfigError, match=r"Did you mean `numeric`"):
         infer(pd.DataFrame({"x": [1]}), {"x": "numerik"})
 
 
@@ -83,74 +83,76 @@ def test_a_value_is_found_in_its_table(table: pd.DataFrame) -> None:
     features = table[["x", "c"]]
     broken = features.copy()
     broken.loc[7, "x"] = -np.inf
-    with pytest.raises(DataError, match="Column `x` should hold finite numbers. Found -inf in row 7 of table `b`"):
+    with pytest.raises(DataError, match=r"Column `x` should hold finite numbers. Found -inf in row 7 of table `b`"):
         Preprocess.fit({"a": features, "b": broken})
-    with pytest.raises(DataError, match="row 7 of table `b`"):
+    with pytest.raises(DataError, match=r"row 7 of table `b`"):
         Preprocess.fit({"b": broken}, train={"b": np.arange(5, 20)})
 
 
 def test_features(table: pd.DataFrame) -> None:
     made = Preprocess.fit({"t": table[["x", "c"]]})
-    with pytest.raises(DataError, match="Table `t` should have the feature column `x`. Found no such column."):
+    with pytest.raises(DataError, match=r"Table `t` should have the feature column `x`. Found no such column."):
         made.inputs(table[["c"]], "t")
-    with pytest.raises(DataError, match="Found `u`. Known: t."):
+    with pytest.raises(DataError, match=r"Found `u`. Known: t."):
         made.source_of("u")
-    with pytest.raises(ConfigError, match="Found `xx`. Did you mean `x`"):
+    with pytest.raises(ConfigError, match=r"Found `xx`. Did you mean `x`"):
         Preprocess.fit({"t": table[["x"]]}, {"xx": "numeric"})
     two = Preprocess.fit({"a": table[["x"]], "b": table[["c"]]})
     with pytest.raises(DataError, match=r"one source \(a, b\). Found z"):
         two.source_of(table[["z"]])
-    with pytest.raises(DataError, match="Table `t` should have a usable feature column"):
+    with pytest.raises(DataError, match=r"Table `t` should have a usable feature column"):
         Dataset.fit({"t": table[["y"]]}, [Regression("y")])
 
 
 def test_tasks(table: pd.DataFrame) -> None:
     y = Regression("y")
-    with pytest.raises(ConfigError, match="Found `y` more than once"):
+    with pytest.raises(ConfigError, match=r"Found `y` more than once"):
         Dataset.fit({"t": table}, [y, Binary("y", target="z")])
-    with pytest.raises(DataError, match="Task `Y` should have its target column `Y` in table `t`. .*Did you mean `y`"):
+    with pytest.raises(DataError, match=r"Task `Y` should have its target column `Y` in table `t`. .*Did you mean `y`"):
         Dataset.fit({"t": table}, [Regression("Y")])
-    with pytest.raises(DataError, match="Table `u` should have the target column `y` of task `y`"):
+    with pytest.raises(DataError, match=r"Table `u` should have the target column `y` of task `y`"):
         Dataset.fit({"t": table, "u": table[["x", "c"]]}, [y], targets={"t": ["y"], "u": ["y"]})
-    with pytest.raises(ConfigError, match="Found `v`. Known: t"):
+    with pytest.raises(ConfigError, match=r"Found `v`. Known: t"):
         Dataset.fit({"t": table}, [y], targets={"v": ["y"]})
-    with pytest.raises(ConfigError, match="Table `t` should label known tasks. Found `yy`"):
+    with pytest.raises(ConfigError, match=r"Table `t` should label known tasks. Found `yy`"):
         Dataset.fit({"t": table}, [y], targets={"t": ["yy"]})
-    with pytest.raises(ConfigError, match="Task `z` should be labelled by a table"):
+    with pytest.raises(ConfigError, match=r"Task `z` should be labelled by a table"):
         Dataset.fit({"t": table}, [y, Binary("z")], targets={"t": ["y"]})
-    with pytest.raises(DataError, match="Task `z` should have a label in the training part. Found none in column `z`;"):
+    with pytest.raises(
+        DataError, match=r"Task `z` should have a label in the training part. Found none in column `z`;"
+    ):
         Dataset.fit({"t": table.assign(z=np.nan)}, [y, Binary("z")])
-    with pytest.raises(DataError, match="Found none in column `y` where z == 7"):
+    with pytest.raises(DataError, match=r"Found none in column `y` where z == 7"):
         Dataset.fit({"t": table}, [Regression("y", where="z == 7")])
-    with pytest.raises(DataError, match="should have the where column `clk` of task `y`"):
+    with pytest.raises(DataError, match=r"should have the where column `clk` of task `y`"):
         Dataset.fit({"t": table}, [Regression("y", where="clk == 7")])
-    with pytest.raises(DataError, match="should have the sample_weight column `w` of task `y`"):
+    with pytest.raises(DataError, match=r"should have the sample_weight column `w` of task `y`"):
         Dataset.fit({"t": table}, [Regression("y", sample_weight="w")])
-    with pytest.raises(DataError, match="sample weight column `w` should hold numbers of 0 or more .* Found -1.0"):
+    with pytest.raises(DataError, match=r"sample weight column `w` should hold numbers of 0 or more .* Found -1.0"):
         Dataset.fit({"t": table.assign(w=-1.0)}, [Regression("y", sample_weight="w")]).tasksets(
             {"t": table.assign(w=-1.0)}
         )
-    with pytest.raises(ConfigError, match="Found `user`."):
+    with pytest.raises(ConfigError, match=r"Found `user`."):
         Dataset.fit({"t": table}, [y], drop=["user"])
-    with pytest.raises(DataError, match="`copy` is a copy of its target `y`.*list it under `drop`"):
+    with pytest.raises(DataError, match=r"`copy` is a copy of its target `y`.*list it under `drop`"):
         Dataset.fit({"t": table.assign(copy=-table["y"])}, [y])
 
 
 def test_labels_never_seen_name_their_table(table: pd.DataFrame) -> None:
     made = Dataset.fit({"a": table, "b": table}, [Multiclass("k", target="c")], drop=["z"])
     later = table.assign(c=[*["a"] * 39, "q"])
-    with pytest.raises(DataError, match="Table `b`: Task `k`: column `c` has the label 'q' in row 39"):
+    with pytest.raises(DataError, match=r"Table `b`: Task `k`: column `c` has the label 'q' in row 39"):
         made.tasksets({"a": table, "b": later})
-    with pytest.raises(DataError, match="Table `a` should have the target column `c`"):
+    with pytest.raises(DataError, match=r"Table `a` should have the target column `c`"):
         made.tasksets({"a": table.drop(columns="c")})
 
 
 def test_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="Did you mean `card`"):
+    with pytest.raises(ConfigError, match=r"Did you mean `card`"):
         load("cards")
     monkeypatch.delenv("MANYHEADS_DATA", raising=False)
-    with pytest.raises(DataError, match="MANYHEADS_DATA names. Found the variable unset"):
+    with pytest.raises(DataError, match=r"MANYHEADS_DATA names. Found the variable unset"):
         load("school")
     monkeypatch.setenv("MANYHEADS_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="LandmineData.mat` should be the data set's file"):
+    with pytest.raises(DataError, match=r"LandmineData.mat` should be the data set's file"):
         load("landmine")

@@ -1,6 +1,9 @@
 """Laws of the door from frames to tasksets."""
 
 import json
+from datetime import date
+from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -9,7 +12,7 @@ import torch
 
 from manyheads.data import readers
 from manyheads.data.assemble import Dataset
-from manyheads.data.columns import Boolean, Categorical, Column, Datetime, DataWarning, Numeric
+from manyheads.data.columns import Boolean, Categorical, Column, DataWarning, Datetime, Numeric
 from manyheads.data.datasets import load
 from manyheads.data.infer import infer
 from manyheads.data.leakage import check
@@ -114,8 +117,15 @@ def test_types_are_inferred() -> None:
         }
     )
     assert infer(table, {"few": "categorical"}) == {
-        **{"bool": "boolean", "maybe": "boolean", "zero_one": "boolean", "few": "categorical", "text": "categorical"},
-        **{"iso": "datetime", "german": "datetime", "american": "datetime", "category": "categorical"},
+        "bool": "boolean",
+        "maybe": "boolean",
+        "zero_one": "boolean",
+        "few": "categorical",
+        "text": "categorical",
+        "iso": "datetime",
+        "german": "datetime",
+        "american": "datetime",
+        "category": "categorical",
     }
     for name, values in {"id": [f"u{i}" for i in range(n)], "nothing": [np.nan] * n, "lists": [[1]] * n}.items():
         with pytest.warns(DataWarning, match=f"`{name}`.*dropped"):
@@ -153,6 +163,40 @@ def test_a_dataset_is_json_and_back() -> None:
     assert equal(again.tasksets({"t": table})["t"].inputs, dataset.tasksets({"t": table})["t"].inputs)
 
 
+def test_every_kind_of_column_a_frame_can_hold() -> None:
+    rng, n = np.random.default_rng(0), 60
+    table = pd.DataFrame(
+        {
+            "i": pd.array(rng.integers(0, 9, n), dtype="Int64"),
+            "f": pd.array(rng.normal(size=n), dtype="Float64"),
+            "b": pd.array(rng.integers(0, 2, n) == 1, dtype="boolean"),
+            "s": pd.array(rng.choice(["u", "v"], n), dtype="string"),
+            "o": pd.Series(rng.choice(["u", None], n), dtype=object),
+            "c": pd.Categorical(rng.integers(0, 3, n)),
+            "t": pd.date_range("2020", periods=n, tz="Europe/Berlin"),
+            "d": [Decimal(i) for i in range(n)],
+            "a": [date(2020, 1, 1 + i % 28) for i in range(n)],
+            "m": pd.Series([1, "x", 2.0] * 20, dtype=object),
+            "p": pd.array(rng.normal(size=n), dtype="float64[pyarrow]"),
+        }
+    )
+    table["y"] = pd.array(rng.normal(size=n), dtype="Float64")
+    table["z"] = pd.Categorical(rng.choice(list("uvw"), n))
+    table.loc[3, ["i", "f", "b", "s", "p", "y", "z"]] = None
+    tasks = [Regression("y", where="f > -1 and s == 'u'"), Multiclass("z", where="c in [0, 1]")]
+    dataset = Dataset.fit({"t": table}, tasks)
+    kinds = {c.name: type(c) for c in dataset.preprocess.columns["t"]}
+    assert kinds == dict.fromkeys("ifdp", Numeric) | {"b": Boolean} | dict.fromkeys(
+        "socm", Categorical
+    ) | dict.fromkeys("ta", Datetime)
+    whole = dataset.tasksets({"t": table})["t"]
+    inside = (table["f"] > -1).fillna(False) & (table["s"] == "u").fillna(False)
+    assert whole.labels("y")[1].tolist() == inside.tolist()
+    alone = dataset.tasksets({"t": table.iloc[7:8].astype(object)}, labels=False)["t"]
+    assert equal(alone.inputs, whole.take(torch.tensor([7])).inputs)
+    assert dataset.tasksets({"t": table.iloc[:0]})["t"].counts() == {"y": 0, "z": 0}
+
+
 def test_order_of_columns_further_columns_and_row_labels_do_not_matter() -> None:
     table = frame()
     dataset = Dataset.fit({"t": table}, TASKS)
@@ -182,7 +226,7 @@ def test_layouts_describe_the_inputs() -> None:
     assert len(layout["bins"]) == layout["numeric"]
     for edges in layout["bins"]:
         assert 2 <= len(edges) <= 48
-        assert all(a < b for a, b in zip(edges, edges[1:], strict=False))
+        assert all(a < b for a, b in pairwise(edges))
 
 
 def test_one_table_with_holes_equals_disjoint_tables() -> None:
@@ -311,9 +355,9 @@ def test_leaks_are_found_and_coincidences_are_not() -> None:
         ("b", "b_words"): "one-to-one", ("k", "k_code"): "one-to-one",
     }  # fmt: skip
     assert [f.kind for f in check(table, ["y"], tasks[:1])] == ["target"]
-    with pytest.raises(DataError, match="`y_copy` is a copy of its target `y`"):
+    with pytest.raises(DataError, match=r"`y_copy` is a copy of its target `y`"):
         Dataset.fit({"t": table[["y", "y_copy", "good"]]}, tasks[:1])
-    with pytest.warns(DataWarning, match="`y_exp` puts the rows in exactly the order"):
+    with pytest.warns(DataWarning, match=r"`y_exp` puts the rows in exactly the order"):
         Dataset.fit({"t": table[["y", "y_exp", "good"]]}, tasks[:1])
 
 

@@ -114,9 +114,9 @@ def test_an_unknown_column_is_data_and_the_nearest_is_proposed() -> None:
 
 
 def test_text_beside_numbers_is_a_mistake() -> None:
-    with pytest.raises(DataError, match="Found text beside a number"):
+    with pytest.raises(DataError, match=r"Found text beside a number"):
         Where("town == 1")(TABLE)
-    with pytest.raises(DataError, match="Found a number beside text"):
+    with pytest.raises(DataError, match=r"Found a number beside text"):
         Where("n in ['1']")(TABLE)
-    with pytest.raises(DataError, match="dates such as '2024-01-31'. Found 'soon'"):
+    with pytest.raises(DataError, match=r"dates such as '2024-01-31'. Found 'soon'"):
         Where("day > 'soon'")(TABLE)

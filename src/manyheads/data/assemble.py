@@ -213,7 +213,8 @@ class Dataset:
             if len(parts) == 1:
                 blocks.append(Block((members[0].name,), *parts[0]))
                 continue
-            target, known = (torch.stack([p[i] for p in parts], dim=1) for i in (0, 1))
+            target = torch.stack([t for t, _, _ in parts], dim=1)
+            known = torch.stack([k for _, k, _ in parts], dim=1)
             weight = None
             if any(w is not None for _, _, w in parts):
                 ones = torch.ones_like(known[:, 0], dtype=torch.float32)

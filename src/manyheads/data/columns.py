@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
 import numpy as np
 
 from ..catalog import find, hint, index, word
-from ..faults import ConfigError, DataError
+from ..faults import ConfigError
+from .values import floats, moments, refuse, seconds_of, stamps_of, tame, texts_of, with_indicator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,12 +101,12 @@ class Numeric(Column):
     def fit(cls, name: str, series: pd.Series) -> Numeric:
         values = floats(series, name)
         known = values[~np.isnan(values)]
-        mean, sd = _moments(known)
+        mean, sd = moments(known)
         return cls(name, mean, sd, len(known) < len(values))
 
     def transform(self, series: pd.Series) -> np.ndarray:
         values = floats(series, self.name)
-        return _with_indicator(_tame((values - self.mean) / self.sd)[:, None], np.isnan(values), self.missing)
+        return with_indicator(tame((values - self.mean) / self.sd)[:, None], np.isnan(values), self.missing)
 
     @property
     def layout(self) -> int:
@@ -133,13 +134,13 @@ class Boolean(Column):
         wrong = ~(np.isnan(values) | (values == 0) | (values == 1))
         if wrong.any():
             row = int(wrong.argmax())
-            _refuse(series, name, row, "0, 1, true, false or nothing", "; declare it numeric if it is a number")
+            refuse(series, name, row, "0, 1, true, false or nothing", "; declare it numeric if it is a number")
         return values
 
     def transform(self, series: pd.Series) -> np.ndarray:
         values = self._read(series, self.name)
         gone = np.isnan(values)
-        return _with_indicator(np.where(gone, self.share, values)[:, None], gone, self.missing)
+        return with_indicator(np.where(gone, self.share, values)[:, None], gone, self.missing)
 
     @property
     def layout(self) -> int:
@@ -161,14 +162,14 @@ class Categorical(Column):
 
     @classmethod
     def fit(cls, name: str, series: pd.Series) -> Categorical:
-        codes, texts = _texts(series)
+        codes, texts = texts_of(series)
         counts: dict[str, int] = {}
         for text, count in zip(texts, np.bincount(codes[codes >= 0], minlength=len(texts)), strict=True):
             counts[text] = counts.get(text, 0) + int(count)
         return cls(name, tuple(sorted(text for text, count in counts.items() if count >= cls.min_count)))
 
     def transform(self, series: pd.Series) -> np.ndarray:
-        codes, texts = _texts(series)
+        codes, texts = texts_of(series)
         place = {text: i + 2 for i, text in enumerate(self.classes)}
         return np.array([*(place.get(text, 1) for text in texts), 0], dtype=np.int64)[codes]
 
@@ -204,109 +205,31 @@ class Datetime(Column):
             (f for f in cls.formats if stamps_of(series, f).isna().sum() == series.isna().sum()), cls.formats[0]
         )
         stamps = cls(name, format=format)._read(series)
-        seconds = _seconds(stamps)
+        seconds = seconds_of(stamps)
         known = seconds[~np.isnan(seconds)]
-        mean, sd = _moments(known)
+        mean, sd = moments(known)
         return cls(name, mean, sd, bool((known % 86400 != 0).any()), len(known) < len(seconds), format)
 
     def _read(self, series: pd.Series) -> pd.Series:
         stamps = stamps_of(series, self.format)
         broken = (stamps.isna() & series.notna()).to_numpy()
         if broken.any():
-            _refuse(series, self.name, int(broken.argmax()), f"dates ({self.format})")
+            refuse(series, self.name, int(broken.argmax()), f"dates ({self.format})")
         return stamps
 
     def transform(self, series: pd.Series) -> np.ndarray:
         stamps = self._read(series)
-        seconds = _seconds(stamps)
+        seconds = seconds_of(stamps)
         gone = np.isnan(seconds)
         turns = [(stamps.dt.month - 1) / 12, stamps.dt.day_of_week / 7]
         turns += [(stamps.dt.hour + stamps.dt.minute / 60) / 24] if self.hour else []
         angles = [2 * np.pi * turn.to_numpy(dtype=np.float64) for turn in turns]
         parts = [
-            _tame((seconds - self.mean) / self.sd),
+            tame((seconds - self.mean) / self.sd),
             *(wave(angle) for angle in angles for wave in (np.sin, np.cos)),
         ]
-        return _with_indicator(np.stack(parts, axis=1), gone, self.missing)
+        return with_indicator(np.stack(parts, axis=1), gone, self.missing)
 
     @property
     def layout(self) -> int:
         return 5 + 2 * self.hour + self.missing
-
-
-def place(series: pd.Series, position: int) -> str:
-    """Where the user finds a value: its row, and its table where rows of several were joined."""
-    if list(series.index.names) == ["table", "row"]:
-        table, row = series.index[position]
-        return f"row {row} of table `{table}`"
-    return f"row {position}"
-
-
-def _refuse(series: pd.Series, name: str, position: int, wanted: str, remedy: str = "") -> NoReturn:
-    found = series.iloc[position]
-    found = found.item() if isinstance(found, np.generic) else found
-    raise DataError(f"Column `{name}` should hold {wanted}. Found {found!r} in {place(series, position)}{remedy}.")
-
-
-def floats(series: pd.Series, name: str) -> np.ndarray:
-    """A column as float64, NaN where missing."""
-    import pandas as pd
-
-    plain = series.astype(object) if isinstance(series.dtype, pd.CategoricalDtype) else series
-    values = pd.to_numeric(plain, errors="coerce")
-    array = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    gone = np.isnan(array)
-    if plain.dtype.kind not in "iufb" and (broken := gone & plain.notna().to_numpy()).any():
-        _refuse(series, name, int(broken.argmax()), "numbers")
-    if np.isinf(array).any():
-        _refuse(
-            series, name, int(np.isinf(array).argmax()), "finite numbers", "; leave the cell empty if it is missing"
-        )
-    return array
-
-
-def _moments(known: np.ndarray) -> tuple[float, float]:
-    if not len(known):
-        return 0.0, 1.0
-    low, high = np.quantile(known, [0.25, 0.75])
-    if high > low:
-        known = known.clip(low - 10 * (high - low), high + 10 * (high - low))
-    mean, sd = float(known.mean()), float(known.std())
-    return mean, sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0
-
-
-def _tame(z: np.ndarray) -> np.ndarray:
-    over = np.abs(z) - 8
-    return np.where(over > 0, np.sign(z) * (8 + np.log1p(np.maximum(over, 0))), z)
-
-
-def _with_indicator(parts: np.ndarray, gone: np.ndarray, indicator: bool) -> np.ndarray:
-    parts = np.where(np.isnan(parts), 0.0, parts)
-    return np.concatenate([parts, gone[:, None]], axis=1).astype(np.float32) if indicator else parts.astype(np.float32)
-
-
-def _texts(series: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Codes, -1 where missing, and the text of each code."""
-    import pandas as pd
-
-    codes, values = pd.factorize(series)
-    return codes, [str(_plain(v)) for v in values]
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
-
-
-def stamps_of(series: pd.Series, format: str) -> pd.Series:
-    import pandas as pd
-
-    if not pd.api.types.is_datetime64_any_dtype(series.dtype):
-        values = series.astype(object)
-        return pd.to_datetime(values, format=format, errors="coerce", utc=True).dt.tz_localize(None)
-    return series.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(series.dtype, "tz", None) else series
-
-
-def _seconds(stamps: pd.Series) -> np.ndarray:
-    micro = stamps.to_numpy(dtype="datetime64[us]")
-    return np.where(np.isnat(micro), np.nan, micro.astype(np.int64) / 1e6)

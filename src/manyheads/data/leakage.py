@@ -101,6 +101,7 @@ def _same_ties(X: np.ndarray, y: np.ndarray, rows: np.ndarray, columns: Sequence
     """The columns that, sorted by y, change exactly where y changes: necessary for every relation we look for."""
     left = list(columns)
     step = max(1, len(rows) // SAMPLE)
+    single = len(np.unique(y[rows])) == len(rows)  # then only a monotone relation means anything
     for chosen in (rows[::step], rows) if step > 1 else (rows,):
         if not left or len(chosen) < 2:
             return []
@@ -108,7 +109,10 @@ def _same_ties(X: np.ndarray, y: np.ndarray, rows: np.ndarray, columns: Sequence
         changes = np.diff(y[order]) != 0
         if not changes.any():
             return []
-        same = ((np.diff(X[order][:, left], axis=0) != 0) == changes[:, None]).all(axis=0)
+        steps = np.diff(X[np.ix_(order, np.array(left))], axis=0)
+        same = ((steps != 0) == changes[:, None]).all(axis=0)
+        if single:
+            same &= (steps >= 0).all(axis=0) | (steps <= 0).all(axis=0)
         left = [c for c, s in zip(left, same, strict=True) if s]
     return left
 

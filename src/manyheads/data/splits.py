@@ -53,14 +53,10 @@ class Split:
             raise ConfigError(
                 f"`sizes` should be three shares (train, valid, test), the first above 0. Found {list(self.sizes)}."
             )
-        if self.kind in ("group", "time", "column") and not self.by:
-            raise ConfigError(f"A split of kind `{self.kind}` should say by which column. Found no `by`.")
-        if self.kind in ("random", "stratified") and self.by:
-            raise ConfigError(
-                f"A split of kind `{self.kind}` reads no column. Found `by: {self.by}`; use group, time or column."
-            )
-        if self.kind in ("time", "column") and len(self.columns) != 1:
-            raise ConfigError(f"A split of kind `{self.kind}` should name one column. Found {len(self.columns)}.")
+        least, most = {"group": (1, 99), "time": (1, 1), "column": (1, 1)}.get(self.kind, (0, 0))
+        if not least <= len(self.columns) <= most:
+            wanted = "no column" if not most else "one column" if most == 1 else "a column or more"
+            raise ConfigError(f"`by` of a split of kind `{self.kind}` should name {wanted}. Found {self.by!r}.")
 
     @property
     def columns(self) -> tuple[str, ...]:

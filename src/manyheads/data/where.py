@@ -218,6 +218,8 @@ class Where:
     def _compare(self, frame: pd.DataFrame, sign: str, left: Any, right: Any) -> np.ndarray:
         (a, a_null), (b, b_null) = self._side(frame, left), self._side(frame, right)
         known = ~(a_null | b_null)
+        if not known.any():
+            return known
         a, b = self._alike(a, b), self._alike(b, a)
         a, b = (v[known] if isinstance(v, np.ndarray) else v for v in (a, b))
         answer = np.zeros(len(frame), dtype=bool)
