@@ -132,11 +132,7 @@ def equal_rows(frame: pd.DataFrame, features: Sequence[str], parts: np.ndarray) 
     """How many rows outside train have exactly the features of a row inside: what they measure is partly memory."""
     import pandas as pd
 
-    columns = frame[list(features)]
-    try:
-        keys = pd.util.hash_pandas_object(columns, index=False).to_numpy()
-    except TypeError:  # lists in a column
-        keys = pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy()
+    keys = pd.util.hash_pandas_object(frame[list(features)], index=False).to_numpy()
     train = parts == "train"
     return int(np.isin(keys[~train], keys[train]).sum())
 
