@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,24 @@ class Named(nn.Module, Mapping[str, nn.Module]):  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class Head(nn.Linear):
+    """A linear head that starts as a constant: weights 0, biases given, so that training begins at the constant predictor.
+
+    Args:
+        width: of the features.
+        start: the output at the start, one number per unit.
+    """
+
+    def __init__(self, width: int, start: Sequence[float]) -> None:
+        self.start = tuple(start)
+        super().__init__(width, len(self.start))
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.copy_(torch.tensor(self.start))
 
 
 def seed_of(*parts: object) -> int:

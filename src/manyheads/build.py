@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import metrics
 from .balance import Balance
+from .blocks import seed_of
 from .catalog import make
 from .data import Taskset
 from .data.assemble import Dataset
 from .data.sampler import Sampler
 from .data.splits import Split, split_tables
+from .members import Members, folds
 from .objectives import Objective
 from .results import TaskInfo
 from .spec import Part, RunSpec, SplitSpec, build_model
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("train", "valid", "test")
+HELD_OUT = 5
+"""A single member without a validation part holds out one row in so many."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,11 @@ def make_training(
     seed: int | None = None,
     folder: Path | None = None,
     callbacks: Sequence[Callback] = (),
-) -> Training:
+) -> Training | Members:
     """A run of these tasks on these rows; tables that label none of them are left out.
+
+    With validation rows, every member stops on those. Without, each member holds out its own fold of the training rows
+    (a single member: one of five); rows of one group stay together where the split is by group.
 
     Args:
         layouts: table -> what its inputs look like.
@@ -159,20 +168,73 @@ def make_training(
     train = {table: rows.only(names) for table, rows in train.items()}
     train = {table: rows for table, rows in train.items() if len(rows) and rows.blocks}
     valid = {table: rows.only(names) for table, rows in valid.items() if table in train}
-    model = build_model(spec.model, {table: layouts[table] for table in layouts if table in train}, tasks, seed)
+    n = spec.model.members
+    parts = [(None, valid)] * n if any(map(len, valid.values())) else _held_out(spec, train, n, seed)
+    one = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
+    layouts = {table: layouts[table] for table in layouts if table in train}
+    runs = [
+        _one(one, layouts, tasks, train, within, held, seed if m == 0 else seed_of(seed, "member", m))
+        for m, (within, held) in enumerate(parts)
+    ]
+    if n > 1:
+        return Members(runs, folder, callbacks)
+    runs[0].folder, runs[0].callbacks = folder, list(callbacks)
+    return runs[0]
+
+
+def _one(
+    spec: RunSpec,
+    layouts: Mapping[str, Any],
+    tasks: Sequence[Task],
+    train: Mapping[str, Taskset],
+    within: Mapping[str, Tensor] | None,
+    valid: Mapping[str, Taskset],
+    seed: int,
+) -> Training:
+    model = build_model(spec.model, layouts, tasks, seed)
+    n_rows = sum(map(len, (within or train).values()))
     sampler = Sampler(
         train,
-        spec.sampling.batch_size,
+        batch_size(n_rows) if spec.sampling.batch_size == "auto" else spec.sampling.batch_size,
         mode=spec.sampling.mode,
         schedule=spec.sampling.schedule,
         temperature=spec.sampling.temperature,
         weights=spec.sampling.weights,
         max_epochs=spec.trainer.max_epochs,
         seed=seed,
+        within=within,
     )
     objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
-    balance = make_balance(spec.optim.balance, names)
-    return Training(
-        model, sampler, valid, tasks, objective, balance, spec.optim, spec.trainer,
-        seed=seed, folder=folder, callbacks=callbacks,
-    )  # fmt: skip
+    balance = make_balance(spec.optim.balance, [t.name for t in tasks])
+    return Training(model, sampler, valid, tasks, objective, balance, spec.optim, spec.trainer, seed=seed)
+
+
+def batch_size(n_rows: int) -> int:
+    """The power of two next to n / 16, within 32 and 128; from 24,000 rows on next to n / 256, at most 1024."""
+    small = min(max(2 ** round(math.log2(max(n_rows, 1) / 16)), 32), 128)
+    return max(small, min(2 ** round(math.log2(max(n_rows, 1) / 256)), 1024)) if n_rows > 0 else small
+
+
+def _held_out(
+    spec: RunSpec, train: Mapping[str, Taskset], members: int, seed: int
+) -> list[tuple[dict[str, Tensor], dict[str, Taskset]]]:
+    """Per member (rows to learn from, rows held out), per table."""
+    k = members if members > 1 else HELD_OUT
+    by = spec.data.split.by if spec.data.split.kind == "group" else None
+    divided = {}
+    for table, rows in train.items():
+        codes = None
+        if by is not None:
+            keys = [rows.extra[c].astype(str) for c in ((by,) if isinstance(by, str) else by)]
+            joined = np.array(["\x1f".join(parts) for parts in zip(*keys, strict=True)])
+            codes = torch.from_numpy(np.unique(joined, return_inverse=True)[1])
+        divided[table] = folds(len(rows), min(k, len(rows)), seed_of(seed, "folds", table) % 2**62, codes)
+    answer = []
+    for m in range(members):
+        held = {t: parts[m % len(parts)] for t, parts in divided.items()}
+        rest = {
+            t: torch.cat([p for i, p in enumerate(parts) if i != m % len(parts)] or [parts[0]])
+            for t, parts in divided.items()
+        }
+        answer.append((rest, {t: train[t].take(index) for t, index in held.items() if len(index)}))
+    return answer

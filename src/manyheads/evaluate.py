@@ -26,6 +26,19 @@ class Result:
     known: Any
     extra: Mapping[str, np.ndarray]
 
+    @staticmethod
+    def join(parts: Sequence[Result]) -> Result:
+        """The rows of several results, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in parts[0].extra if all(k in p.extra for p in parts)}
+        return Result(
+            torch.cat([p.output for p in parts]),
+            torch.cat([p.target for p in parts]),
+            torch.cat([p.known for p in parts]),
+            extra,
+        )
+
     def labelled(self) -> tuple[Tensor, Any, Any, Tensor]:
         """(output, target, known, rows) of the rows with a label."""
         known = self.known
@@ -44,15 +57,18 @@ def run(
     """
     training = model.training
     model.eval()
-    described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
-    wanted = tuple(described) if tasks is None else tuple(tasks)
+    described: Mapping[str, Task] | None = getattr(model, "tasks", None)  # other people's modules have none
+    wanted = tuple(described or ()) if tasks is None else tuple(tasks)
     parts: dict[str, list[Tensor]] = {t: [] for t in wanted}
     try:
         for start in range(0, len(taskset), rows):
             index = slice(start, start + rows)
-            outputs: Outputs = model({k: v[index] for k, v in taskset.inputs.items()}, wanted, table)
+            x = {k: v[index] for k, v in taskset.inputs.items()}
+            outputs = model(x, wanted, table) if described is not None else model(x)
+            if not isinstance(outputs, Outputs):
+                outputs = Outputs([((task,), outputs[task], False) for task in wanted])
             for names, output, stacked in outputs.groups:
-                one = described[names[0]].ensemble(output) if outputs.members else output
+                one = described[names[0]].ensemble(output) if described and outputs.members else output
                 for i, name in enumerate(names):
                     parts[name].append(one[:, i] if stacked else one)
     finally:
@@ -70,16 +86,7 @@ def results(model: nn.Module, tasksets: Mapping[str, Taskset], tasks: Sequence[s
         for task, output in run(model, rows, wanted, table).items():
             target, known, _ = rows.labels(task)
             found.setdefault(task, []).append(Result(output, target, known, rows.extra))
-    return {task: _joined(parts) for task, parts in found.items()}
-
-
-def _joined(parts: Sequence[Result]) -> Result:
-    if len(parts) == 1:
-        return parts[0]
-    extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in parts[0].extra if all(k in p.extra for p in parts)}
-    return Result(
-        torch.cat([p.output for p in parts]), torch.cat([p.target for p in parts]), torch.cat([p.known for p in parts]), extra
-    )
+    return {task: Result.join(parts) for task, parts in found.items()}
 
 
 def measure(

@@ -81,8 +81,9 @@ class Model(nn.Module):
         return [tuple(group) for group in families.values()]
 
     def linear(self, group: Sequence[str]) -> bool:
-        """Whether the heads of a family are linear layers, whose outputs are one product."""
-        return self._families.get(group[0]) is not None and all(type(self.heads[t]) is nn.Linear for t in group)
+        """Whether the heads of a family are linear layers (however they start), whose outputs are one product."""
+        plain = nn.Linear.forward
+        return self._families.get(group[0]) is not None and all(type(self.heads[t]).forward is plain for t in group)
 
     def read(self, group: Sequence[str], features: Mapping[str, Features]) -> list[Any]:
         """What each head of a family reads; a single entry where all read the same."""
@@ -113,7 +114,7 @@ def linear_heads(weights: Sequence[Tensor], biases: Sequence[Tensor], read: Sequ
         for all heads or one for each -> (members..., batch, tasks, units), with 0 or 1 dimension of members.
     """
     weight, bias = torch.stack(list(weights), -3), torch.stack(list(biases), -2)
-    if len(read) < len(weights) or len(read) == 1:
+    if len(read) == 1:
         z, flat, offset = read[0], weight.flatten(-3, -2), bias.flatten(-2)
         if weight.dim() == 3:
             output = nn.functional.linear(z, flat, offset)
@@ -165,6 +166,11 @@ class Ensemble(nn.Module):
         return cls([make(seed_of(seed, "member", m) if m else seed) for m in range(n_members)])
 
     base: Model
+
+    def stacked(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The `state_dict` of an ensemble of members with these state dicts."""
+        weights = {f"weights.{i}": torch.stack([s[n] for s in states]) for i, n in enumerate(self.names)}
+        return weights | {f"b{i}": torch.stack([s[n] for s in states]) for i, n in enumerate(self.buffer_names)}
 
     def state(self) -> dict[str, Tensor]:
         """Stacked weights and buffers by the member's own names."""

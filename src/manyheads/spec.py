@@ -50,7 +50,8 @@ class SplitSpec(Section):
 
     kind: Literal["random", "stratified", "group", "time", "column"] = "random"
     by: str | tuple[str, ...] | None = None
-    sizes: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    sizes: tuple[float, float, float] = (0.8, 0.0, 0.2)
+    """Shares of train, valid and test. Without a validation part, each member of the model holds out a fold of train."""
     seed: int = 0
 
 
@@ -90,7 +91,8 @@ class ModelSpec(Section):
     encoder: Word = Part(name="tabular")
     sharing: Word = Part(name="hard")
     members: int = Field(default=8, ge=1)
-    """Members of the ensemble that is trained as one model."""
+    """Nets that are trained side by side and averaged; each holds out its own fold of the training rows for early
+    stopping, where there is no validation part."""
 
 
 class SchedulerSpec(Section):
@@ -112,7 +114,8 @@ class OptimSpec(Section):
 
     optimizer: Word = Part(name="AdamW")
     lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float | None = Field(default=None, ge=0)
+    weight_decay: float | None = Field(default=0.1, ge=0)
+    """On matrices; biases and other vectors are never decayed. null: the optimiser's own default."""
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
     balance: Word = Part(name="equal")
     objective: Word = Part(name="supervised")
@@ -124,7 +127,8 @@ class SamplingSpec(Section):
 
     mode: str = "proportional"
     schedule: str = "joint"
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """auto: the power of two next to n / 16, within 32 and 128, and from 24,000 rows on next to n / 256, at most 1024."""
     temperature: float = Field(default=2.0, gt=0)
     weights: dict[str, float] = {}
 
@@ -134,7 +138,7 @@ class TrainerSpec(Section):
 
     max_epochs: int = Field(default=200, ge=0)
     max_steps: int | None = Field(default=None, ge=1)
-    patience: int | None = Field(default=20, ge=1)
+    patience: int | None = Field(default=16, ge=1)
     """Epochs without a better mean skill on validation before training stops; null never stops."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32", "bf16", "64"] = "32"

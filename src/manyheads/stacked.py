@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from .balance import Losses
+from .balance import Losses, Weighting
+from .blocks import Named
 from .data import Taskset
 from .evaluate import Result
 from .model import Ensemble, Model, Outputs
 from .tasks import Task
-from .train import Training, make_optimizer
+from .train import Training, make_optimizer, parameter_groups
 
 ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
                torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)  # fmt: skip
@@ -27,8 +27,8 @@ Progress = Callable[[int, int], None]
 def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> None:
     """Carry every run to its end, as `Training.run` would one by one; those of one shape are trained as one model.
 
-    Runs can be stacked when their models have one architecture (the tasks may differ) and their losses are plain means
-    with constant weights; all others are run one by one. Results equal those of single runs up to rounding, except that
+    Runs can be stacked when their models have one architecture (the tasks may differ), their losses are plain means and
+    their balance only weights them; all others are run one by one. Results equal those of single runs up to rounding, except that
     dropout draws other masks.
 
     Args:
@@ -50,21 +50,19 @@ def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> 
             group[0].run()
             tell(1)
         else:
-            _Stack(group, tell).run()
+            Stack(group).run(tell)
 
 
 def signature(training: Training) -> Hashable | None:
     """Equal for runs that can be trained as one; None where a run must go alone."""
     model, settings = training.model, training.settings
     plain = (
-        training.balance.constant
+        isinstance(training.balance, Weighting)
         and training.objective.stackable
         and not training.penalties
-        and training.folder is None
         and training.sampler.schedule == "joint"
         and len(training.sampler.tasksets) == 1
         and isinstance(training.optimizer, ELEMENTWISE)
-        and len(training.optimizer.param_groups) == 1
         and not isinstance(training.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
         and settings.accumulate_grad_batches == 1
         and settings.precision != "bf16"
@@ -72,17 +70,22 @@ def signature(training: Training) -> Hashable | None:
         and training.device.type == "cpu"
     )
     base = model.base if isinstance(model, Ensemble) else model
-    if not plain or not isinstance(base, Model) or not _always_labelled(training):
+    if not plain or not isinstance(base, Model) or _has_own_parts(base):
         return None
     if base.groups(tuple(training.tasks)) != [b.tasks for b in _blocks(training)]:
         return None
     shapes = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.state_dict(keep_vars=True).items())
     layout = tuple((len(b.tasks), b.stacked) for b in _blocks(training))
-    group = {k: v for k, v in training.optimizer.param_groups[0].items() if k != "params"}
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
     kinds = repr(base).replace("\n", "")
     plan = tuple(len(d.rows) for d in training.sampler.plan(0))
-    return (shapes, kinds, layout, type(training.optimizer), repr(group), scheduler, plan, settings.model_dump_json())
+    return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, plan, settings.model_dump_json())
+
+
+def _has_own_parts(model: Model) -> bool:
+    """Whether tasks own parameters outside their heads; those could not be left alone when a task is absent."""
+    return any(isinstance(m, Named) and set(m) & set(model.tasks) for m in model.sharing.modules())
 
 
 def _rows(training: Training) -> Taskset:
@@ -93,117 +96,175 @@ def _blocks(training: Training) -> Sequence[Any]:
     return _rows(training).blocks
 
 
-def _always_labelled(training: Training) -> bool:
-    """Whether every batch of the whole run has a label of every task: then no task is ever absent."""
-    masks = []
-    for block in _blocks(training):
-        known = block.known if block.weight is None else block.known & (block.weight > 0)
-        known = known.flatten(2).any(2) if block.stacked and known.dim() > 2 else known
-        masks.append(known if block.stacked else known.flatten(1).any(1).unsqueeze(1) if known.dim() > 1 else known.unsqueeze(1))
-    known = torch.cat(masks, 1).numpy()
-    if known.all():
-        return True
-    n, size = len(known), min(training.sampler.batch_size, len(known) % training.sampler.batch_size or len(known))
-    if (~known).sum(0).max() < size:
-        return True
-    starts = np.arange(0, n, training.sampler.batch_size)
-    return all(
-        np.logical_or.reduceat(known[np.concatenate([d.rows.numpy() for d in training.sampler.plan(epoch)])], starts).all()
-        for epoch in range(training.n_epochs)
-    )
+class Stack:
+    """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and its own end.
 
+    The heads of a family are one tensor (runs, tasks, ...). A task without a label in a step is left as it was, as in a
+    single run; only the step count of Adam's bias correction goes on for it.
 
-class _Stack:
-    """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and its own end."""
+    Args:
+        runs: trainings that have one `signature`.
+    """
 
-    def __init__(self, runs: Sequence[Training], tell: Callable[[int], None]) -> None:
-        self.runs, self.tell = list(runs), tell
+    def __init__(self, runs: Sequence[Training]) -> None:
+        self.every = self.runs = list(runs)
         self.template: nn.Module = runs[0].model
-        self.tasks = [list(r.tasks) for r in runs]
         weights, buffers = stack_module_state([r.model for r in runs])
-        self.weights = {n: p.detach().clone().requires_grad_() for n, p in weights.items()}
+        self.heads = _heads(self.template)
+        self.weights = _grouped({n: p.detach() for n, p in weights.items()}, self.heads)
         self.buffers = dict(buffers)
-        self.optimizer = make_optimizer(list(self.weights.values()), runs[0].optim)
-        self.optimizer.param_groups[0]["lr"] = runs[0].optimizer.param_groups[0]["lr"]
+        self.optimizer = self._optimizer()
         self.inputs, self.which = _stacked_inputs([_rows(r) for r in runs])
-        self.labels = [_stacked_labels(runs, i) for i in range(len(_blocks(runs[0])))]
-        self.preferences = torch.stack([_preferences(r) for r in runs])
+        self.labels = [_Labels(runs, i) for i in range(len(_blocks(runs[0])))]
         self.names = [[t for b in _blocks(r) for t in b.tasks] for r in runs]
-        self.valid, self.valid_which = _stacked_inputs([next(iter(r.valid.values())) for r in runs]) if runs[0].valid else ({}, None)
         self.table = next(iter(runs[0].sampler.tasksets))
+        self.valid: dict[str, Tensor] = {}
+        self.valid_which: Tensor | None = None
+        if runs[0].valid:
+            self.valid, self.valid_which = _stacked_inputs([next(iter(r.valid.values())) for r in runs])
 
-    def run(self) -> None:
-        """Train until every run has come to its end."""
+    def _optimizer(self) -> torch.optim.Optimizer:
+        lead = self.runs[0]
+        optimizer = make_optimizer(_decayed(self.template, self.heads, lead, self.weights), lead.optim)
+        for group, own in zip(optimizer.param_groups, lead.optimizer.param_groups, strict=True):
+            group["lr"] = own["lr"]
+        return optimizer
+
+    @property
+    def active(self) -> list[Training]:
+        """The runs that have not come to their end."""
+        return [r for r in self.runs if not r.finished and r.epoch < r.n_epochs]
+
+    def run(self, tell: Callable[[int], None] | None = None) -> None:
+        """Train until every run has come to its end.
+
+        Args:
+            tell: called with how many runs have ended since the last call.
+        """
         for run in self.runs:
-            run._tell("on_start")
-        active = [r for r in self.runs if not r.finished and r.epoch < r.n_epochs]
-        while active:
-            self._epoch()
-            ended = [r for r in active if r.finished]
-            if ended:
-                for run in ended:
-                    self._finish(run)
-                self.tell(len(ended))
-                active = [r for r in active if not r.finished]
-                if active and len(active) <= 0.75 * len(self.runs):
-                    self._keep([i for i, r in enumerate(self.runs) if not r.finished])
+            run.tell("on_start")
+        while self.active:
+            ended = self.epoch()
+            if tell is not None and ended:
+                tell(ended)
 
-    def _epoch(self) -> None:
-        lead = next(r for r in self.runs if not r.finished)
-        plans = [torch.stack([d.rows for d in step]) for step in zip(*(r.sampler.plan(lead.epoch) for r in self.runs), strict=True)]
-        for rows in plans:
-            losses = self._step(rows).tolist()
-            for run, names, values in zip(self.runs, self.names, losses, strict=True):
-                if not run.finished:
-                    run.step += 1
-                    run.balance.last_weights = dict(zip(names, self.preferences[self.runs.index(run)].tolist(), strict=True))
-                    run.note(dict(zip(names, values, strict=True)))
-            if lead.settings.max_steps is not None and lead.step >= lead.settings.max_steps:
+    def epoch(self) -> int:
+        """One epoch of every run that goes on; returns how many came to their end."""
+        before = self.active
+        for rows in self._plan():
+            self._one_step(rows)
+            if before[0].settings.max_steps is not None and before[0].step >= before[0].settings.max_steps:
                 break
         found = self._validation()
         for i, run in enumerate(self.runs):
-            if not run.finished:
+            if run in before:
                 run.snapshot = lambda i=i: self._slice(i)  # type: ignore[misc]
-                run.optimizer.param_groups[0]["lr"] = self.optimizer.param_groups[0]["lr"]
                 run.close_epoch(found[i] if found is not None else None)
-        self.optimizer.param_groups[0]["lr"] = lead.optimizer.param_groups[0]["lr"]
+        for group, own in zip(self.optimizer.param_groups, before[0].optimizer.param_groups, strict=True):
+            group["lr"] = own["lr"]
+        still = self.active
+        for run in before:
+            if run not in still:
+                self._finish(run)
+        if still and len(still) <= 0.75 * len(self.runs):
+            self._keep([i for i, r in enumerate(self.runs) if r in still])
+        return len(before) - len(still)
 
-    def _step(self, rows: Tensor) -> Tensor:
-        """One step of all runs; rows (runs, batch) -> losses (runs, tasks)."""
+    def _plan(self) -> list[Tensor]:
+        """Rows (runs, batch) of each step of the epoch; runs that have ended go along and learn nothing that counts."""
+        epoch = self.active[0].epoch
+        return [
+            torch.stack([d.rows for d in step])
+            for step in zip(*(r.sampler.plan(epoch) for r in self.runs), strict=True)
+        ]
+
+    def _one_step(self, rows: Tensor) -> None:
+        active = self.active
+        if any(run.interrupted for run in active):
+            raise KeyboardInterrupt
+        losses, present = self._step(rows)
+        for run, names, values, there in zip(self.runs, self.names, losses.tolist(), present.tolist(), strict=True):
+            if run in active:
+                run.step += 1
+                run.note({n: v for n, v, known in zip(names, values, there, strict=True) if known})
+
+    def _step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of all runs; rows (runs, batch) -> losses and which of them there are, each (runs, tasks)."""
         self.optimizer.zero_grad(set_to_none=True)
         x = {k: v[self.which.unsqueeze(1), rows] for k, v in self.inputs.items()}
         self.template.train()
         outputs = self._forward(x)
         index = torch.arange(len(self.runs)).unsqueeze(1)
-        parts = []
-        for (_, output, stacked), labels in zip(outputs.groups, self.labels, strict=True):
-            parts.append(self._losses(output, stacked, outputs.members, labels, index, rows))
-        losses = torch.cat(parts, 1)
-        (losses * self.preferences.to(losses.dtype)).sum().backward()
+        parts = [
+            self._losses(output, stacked, outputs.members, labels, index, rows)
+            for (_, output, stacked), labels in zip(outputs.groups, self.labels, strict=True)
+        ]
+        losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
+        (losses * self._weights(losses, present)).sum().backward()
         clip = self.runs[0].settings.gradient_clip_val
         if clip is not None:
             self._clip(clip)
-        self.optimizer.step()
+        if bool(present.all()):
+            self.optimizer.step()
+        else:
+            self._careful_step(present)
         self._step_scheduler()
-        return losses.detach()
+        return losses.detach(), present
 
-    def _losses(self, output: Tensor, stacked: bool, members: int, labels: Any, index: Tensor, rows: Tensor) -> Tensor:
-        target, known, weight, families = labels
-        target, known = target[index, rows], known[index, rows]
-        weight = None if weight is None else weight[index, rows]
+    @torch.no_grad()
+    def _careful_step(self, present: Tensor) -> None:
+        """A step that leaves alone the heads of absent tasks, and the runs that have no task at all."""
+        idle = ~present.any(1)
+        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        for name, weight in self.weights.items():
+            group = self.heads.get(name)
+            if group is not None:
+                mask = ~present[:, group.columns]
+            elif bool(idle.any()):
+                mask = idle
+            else:
+                continue
+            for tensor in (weight, *self.optimizer.state.get(weight, {}).values()):
+                if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
+                    kept.append((tensor, mask.view(*mask.shape, *[1] * (weight.dim() - mask.dim())), tensor.clone()))
+        self.optimizer.step()
+        for tensor, mask, old in kept:
+            tensor.copy_(torch.where(mask, old, tensor))
+
+    def _weights(self, losses: Tensor, present: Tensor) -> Tensor:
+        """Each run's own balance weighs its own losses (runs, tasks); absent ones weigh nothing."""
+        weights = torch.zeros(losses.shape, dtype=losses.dtype)
+        for i, (run, names) in enumerate(zip(self.runs, self.names, strict=True)):
+            balance = run.balance
+            assert isinstance(balance, Weighting)
+            if balance.constant and balance.last_weights:
+                weights[i] = torch.tensor([balance.last_weights[t] for t in names])
+                continue
+            there = list(range(len(names))) if balance.constant else present[i].nonzero().flatten().tolist()
+            own = [names[k] for k in there]
+            if own:
+                weights[i, there] = balance.weigh(Losses(own, losses[i, there].detach(), weight={t: run.tasks[t].weight for t in own}))
+        return weights * present
+
+    def _losses(
+        self, output: Tensor, stacked: bool, members: int, labels: _Labels, index: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        target, known, weight = labels.take(index, rows)
         if members:
             output = output.movedim(1, 0)  # (members, runs, batch, ...)
-        result = output.new_zeros(len(self.runs), target.shape[2] if stacked else 1)
-        for task, where in families:
+        shape = (len(self.runs), target.shape[2] if stacked else 1)
+        losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
+        for kind, where in labels.families:
             whole = len(where) == len(self.runs)
             y, m = (target, known) if whole else (target[where], known[where])
             w = weight if weight is None or whole else weight[where]
             o = output if whole else output[:, where] if members else output[where]
-            y = y.to(o.dtype) if task.is_floating else y.long()
-            summed, count = task.task.summed(o, y, m, w, (0, 2) if stacked else (0,))
-            loss = (summed / count).reshape(len(where), -1)
-            result = loss if whole else result.index_put((where,), loss)
-        return result
+            y = y.to(o.dtype) if kind.is_floating else y.long()
+            summed, count = kind.task.summed(o, y, m, w, (0, 2) if stacked else (0,))
+            loss, there = (summed / count.clamp(min=1e-30)).reshape(len(where), -1), (count > 0).reshape(len(where), -1)
+            losses = loss if whole else losses.index_put((where,), loss)
+            present = there if whole else present.index_put((where,), there)
+        return losses, present
 
     def _forward(self, x: Mapping[str, Tensor]) -> Outputs:
         shape: list[Any] = []
@@ -213,7 +274,7 @@ class _Stack:
             shape[:] = [[(n, s) for n, _, s in outputs.groups], outputs.members]
             return [o for _, o, _ in outputs.groups]
 
-        stacked = vmap(one, randomness="different")(self.weights | self.buffers, dict(x))
+        stacked = vmap(one, randomness="different")(self._ungrouped() | self.buffers, dict(x))
         return Outputs([(n, o, s) for (n, s), o in zip(shape[0], stacked, strict=True)], members=shape[1])
 
     def _clip(self, most: float) -> None:
@@ -225,14 +286,14 @@ class _Stack:
             g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
 
     def _step_scheduler(self) -> None:
-        lead = next(r for r in self.runs if not r.finished)
-        if lead.schedule_each != "step":
+        active = self.active
+        if active[0].schedule_each != "step":
             return
-        for run in self.runs:
-            if not run.finished and run.scheduler is not None:
-                run.optimizer._opt_called = True  # its weights moved here
+        for run in active:
+            if run.scheduler is not None:
                 run.scheduler.step()
-        self.optimizer.param_groups[0]["lr"] = lead.optimizer.param_groups[0]["lr"]
+        for group, own in zip(self.optimizer.param_groups, active[0].optimizer.param_groups, strict=True):
+            group["lr"] = own["lr"]
 
     @torch.no_grad()
     def _validation(self) -> list[dict[str, Result]] | None:
@@ -253,39 +314,109 @@ class _Stack:
                     found[i][task] = Result(one[: len(rows)], target, known, rows.extra)
         return found
 
+    def _ungrouped(self) -> dict[str, Tensor]:
+        """Stacked weights by the model's own names."""
+        found = {n: w for n, w in self.weights.items() if n not in self.heads}
+        for name, group in self.heads.items():
+            found |= dict(zip(group.names, self.weights[name].unbind(1), strict=True))
+        return found
+
     def _slice(self, i: int) -> dict[str, Tensor]:
-        return {n: v.detach()[i].clone() for n, v in (self.weights | self.buffers).items()}
+        return {n: v.detach()[i].clone() for n, v in (self._ungrouped() | self.buffers).items()}
 
     def _finish(self, run: Training) -> None:
-        i = self.runs.index(run)
-        run.model.load_state_dict(run.best_state if run.best_state is not None else self._slice(i))
-        run.epoch = min(run.epoch, run.n_epochs)
-        run._tell("on_end")
+        if run.best_state is None:
+            run.best_state = self._slice(self.runs.index(run))
+        run.finished = True
+        run.close()
 
     def _keep(self, positions: Sequence[int]) -> None:
         """Go on with these runs alone."""
         index = torch.tensor(positions)
-        old = self.weights
-        self.weights = {n: w.detach()[index].clone().requires_grad_() for n, w in old.items()}
-        self.buffers = {n: b[index] for n, b in self.buffers.items()}
-        group = self.optimizer.param_groups[0]
-        for name, weight in old.items():
-            state = self.optimizer.state.pop(weight, {})
-            self.optimizer.state[self.weights[name]] = {
-                k: v[index] if isinstance(v, Tensor) and v.shape == weight.shape else v for k, v in state.items()
-            }
-        group["params"] = list(self.weights.values())
-        keep = [self.runs[p] for p in positions]
+        old_weights, old_state = self.weights, self.optimizer.state
+        self.runs = [self.runs[p] for p in positions]
         self.names = [self.names[p] for p in positions]
-        self.preferences = self.preferences[index]
+        self.weights = {n: w.detach()[index].clone().requires_grad_() for n, w in old_weights.items()}
+        self.buffers = {n: b[index] for n, b in self.buffers.items()}
+        self.optimizer = self._optimizer()
+        for name, weight in old_weights.items():
+            self.optimizer.state[self.weights[name]] = {
+                k: v[index] if isinstance(v, Tensor) and v.shape == weight.shape else v
+                for k, v in old_state.get(weight, {}).items()
+            }
         self.which = self.which[index]
         if self.valid_which is not None:
             self.valid_which = self.valid_which[index]
-        self.labels = [
-            (t[index], k[index], None if w is None else w[index], _families(keep, b))
-            for b, (t, k, w, _) in enumerate(self.labels)
-        ]
-        self.runs = keep
+        for labels in self.labels:
+            labels.keep(index, self.runs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the runs depends on, but the runs' best weights, which have files of their own."""
+        return {
+            "kept": [self.every.index(r) for r in self.runs],
+            "weights": {n: w.detach() for n, w in self.weights.items()},
+            "buffers": self.buffers,
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "runs": [run.progress() for run in self.every],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        for run, progress in zip(self.every, state["runs"], strict=True):
+            run.load_progress(progress)
+        if len(state["kept"]) < len(self.runs):
+            self._keep(state["kept"])
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+        self.buffers = dict(state["buffers"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        for run in self.every:
+            if run.finished:
+                run.close()
+
+
+class _Group(NamedTuple):
+    """The parameters of one family's heads that are of one kind (weights, biases)."""
+
+    names: list[str]
+    columns: list[int]
+    """Which columns of the losses their tasks are."""
+
+
+def _heads(model: nn.Module) -> dict[str, _Group]:
+    """Heads of one family by kind of parameter: they are kept as one tensor."""
+    if not isinstance(model, Model):
+        return {}
+    found, column = {}, 0
+    for tasks in model.groups(tuple(model.tasks)):
+        columns = list(range(column, column + len(tasks)))
+        column += len(tasks)
+        for suffix in dict(model.heads[tasks[0]].named_parameters()):
+            names = [f"heads.{model.heads.keys_of[t]}.{suffix}" for t in tasks]
+            found[f"heads of {tasks[0]}: {suffix}"] = _Group(names, columns)
+    return found
+
+
+def _grouped(weights: Mapping[str, Tensor], heads: Mapping[str, _Group]) -> dict[str, Tensor]:
+    """Leaves of the optimiser: stacked weights (runs, ...), heads (runs, tasks, ...)."""
+    inside = {n for group in heads.values() for n in group.names}
+    leaves = {n: w.clone() for n, w in weights.items() if n not in inside}
+    leaves |= {name: torch.stack([weights[n] for n in group.names], 1) for name, group in heads.items()}
+    return {n: w.requires_grad_() for n, w in leaves.items()}
+
+
+def _decayed(model: nn.Module, heads: Mapping[str, _Group], lead: Training, leaves: Mapping[str, Tensor]) -> list[Any]:
+    """The leaves in the groups that the single run's parameters have."""
+    like: dict[str, Tensor] = dict(leaves)
+    for name, group in heads.items():
+        like |= dict.fromkeys(group.names, leaves[name])
+    groups = parameter_groups(model, lead.optim, like)
+    for g in groups:
+        g["params"] = list({id(p): p for p in g["params"]}.values())
+    return groups
 
 
 class _Kind:
@@ -306,17 +437,35 @@ def _families(runs: Sequence[Training], block: int) -> list[tuple[_Kind, Tensor]
     return [(kind, torch.tensor(where)) for kind, where in groups.values()]
 
 
-def _stacked_labels(runs: Sequence[Training], block: int) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """(target, known, weight) of one block of every run (runs, rows, ...), padded with unknown rows."""
-    own = [_blocks(r)[block] for r in runs]
-    n = max(len(b.target) for b in own)
-    dtype = torch.float64 if any(b.target.dtype == torch.float64 for b in own) else torch.float32
-    floating = [b.target.to(dtype) for b in own]
-    weight = None
-    if any(b.weight is not None for b in own):
-        weight = torch.stack([_padded(torch.ones_like(t) if b.weight is None else b.weight.to(dtype), n) for b, t in zip(own, floating, strict=True)])
-    target = torch.stack([_padded(t, n) for t in floating])
-    return target, torch.stack([_padded(b.known, n) for b in own]), weight, _families(runs, block)
+class _Labels:
+    """One block of every run: targets (tables, rows, ...), padded with unknown rows; blocks that runs share are kept once."""
+
+    def __init__(self, runs: Sequence[Training], block: int) -> None:
+        self.block = block
+        self.families = _families(runs, block)
+        own = [_blocks(r)[block] for r in runs]
+        unique = {id(b.target): b for b in own}
+        order = {key: i for i, key in enumerate(unique)}
+        self.which = torch.tensor([order[id(b.target)] for b in own])
+        blocks = list(unique.values())
+        n = max(len(b.target) for b in blocks)
+        dtype = torch.float64 if any(b.target.dtype == torch.float64 for b in blocks) else torch.float32
+        self.target = torch.stack([_padded(b.target.to(dtype), n) for b in blocks])
+        self.known = torch.stack([_padded(b.known, n) for b in blocks])
+        self.weight: Tensor | None = None
+        if any(b.weight is not None for b in blocks):
+            ones = [torch.ones_like(b.target, dtype=dtype) if b.weight is None else b.weight.to(dtype) for b in blocks]
+            self.weight = torch.stack([_padded(w, n) for w in ones])
+
+    def take(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(target, known, weight) of these rows of each run (runs, batch, ...)."""
+        table = self.which[index]
+        return self.target[table, rows], self.known[table, rows], None if self.weight is None else self.weight[table, rows]
+
+    def keep(self, index: Tensor, runs: Sequence[Training]) -> None:
+        """Go on with these runs alone."""
+        self.which = self.which[index]
+        self.families = _families(runs, self.block)
 
 
 def _stacked_inputs(rows: Sequence[Taskset]) -> tuple[dict[str, Tensor], Tensor]:
@@ -338,9 +487,3 @@ def _padded(values: Tensor, n: int) -> Tensor:
     if len(values) == n:
         return values
     return torch.cat([values, values.new_zeros(n - len(values), *values.shape[1:])])
-
-
-def _preferences(run: Training) -> Tensor:
-    names = [t for b in _blocks(run) for t in b.tasks]
-    vector = torch.zeros(len(names))
-    return run.balance.weights(Losses(names, vector, weight={t: run.tasks[t].weight for t in names}))  # type: ignore[attr-defined]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,11 +117,11 @@ class Training:
             self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
         model.to(self.device)
         self.optim = optim
-        self.optimizer = make_optimizer(_groups(model, optim), optim)
+        self.optimizer = make_optimizer(parameter_groups(model, optim), optim)
         self.scheduler, self.schedule_each = make_scheduler(
             self.optimizer, optim, self.n_epochs, -(-sampler.n_steps // trainer.accumulate_grad_batches)
         )
-        self.skill = Skill(tasks, sampler.tasksets, self.valid)
+        self.skill = Skill(tasks, sampler.rows(), self.valid)
         self.best, self.best_of = Best(trainer.patience), {t: Best(trainer.patience) for t in self.tasks}
         self.best_state: dict[str, Tensor] | None = None
         self.best_states: dict[str, dict[str, Tensor]] = {}
@@ -130,11 +132,13 @@ class Training:
         self.finished = False
         self.interrupted = False
         self.primary_only = False
+        self.checkpoints = True
+        """Whether it writes ``last.ckpt`` itself; a run that is trained with others is kept by them."""
         self.snapshot: Callable[[], dict[str, Tensor]] = lambda: _copy(self.model)
         self._sums: dict[str, list[float]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "dropout"))
-            self._rng = torch.get_rng_state()
+            self.rng = torch.get_rng_state()
 
     @property
     def n_epochs(self) -> int:
@@ -146,18 +150,29 @@ class Training:
 
     def run(self) -> History:
         """Train to the end (or from where a checkpoint left off), and leave the best weights in the model."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._rng)
-            self._tell("on_start")
-            if self.folder is not None and not self.finished:
-                self.save()
-            while not self.finished and self.epoch < self.n_epochs:
-                self._epoch()
+        self.tell("on_start")
+        if self.folder is not None and not self.finished:
+            self.save()
+        while not self.finished:
+            self.advance()
+        self.close()
+        return History(records=tuple(self.history))
+
+    def advance(self) -> None:
+        """Train one epoch (or the rest of it)."""
+        if self.epoch >= self.n_epochs:
             self.finished = True
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.rng)
+            self._epoch()
+
+    def close(self) -> None:
+        """Leave the best weights in the model."""
         if self.best_state is not None:
             self.model.load_state_dict(self.best_state)
-        self._tell("on_end")
-        return History(records=tuple(self.history))
+        self.model.eval()
+        self.tell("on_end")
 
     # -- one epoch
 
@@ -172,9 +187,9 @@ class Training:
             self._step(step)
             self.step += 1
             self.step_in_epoch += 1
-            self._tell("on_step")
+            self.tell("on_step")
             if self.interrupted:
-                self._rng = torch.get_rng_state()
+                self.rng = torch.get_rng_state()
                 if self.folder is not None:
                     self.save()
                 raise KeyboardInterrupt
@@ -263,11 +278,12 @@ class Training:
         self._sums = {}
         out_of_steps = self.settings.max_steps is not None and self.step >= self.settings.max_steps
         self.finished = self.finished or self.epoch >= self.n_epochs or out_of_steps
-        self._rng = torch.get_rng_state()
+        self.rng = torch.get_rng_state()
         if self.folder is not None:
             self._save_best(improved)
-            self.save()
-        self._tell("on_epoch")
+            if self.checkpoints:
+                self.save()
+        self.tell("on_epoch")
 
     def _record(self, split: str, task: str | None, metric: str, value: float | None) -> None:
         self.history.append(
@@ -324,21 +340,21 @@ class Training:
     def _event(self, kind: str, **values: Any) -> None:
         self.events.append({"event": kind, "epoch": self.epoch, "step": self.step} | values)
 
-    def _tell(self, moment: str) -> None:
+    def tell(self, moment: str) -> None:
+        """Tell the callbacks that ``on_start``, ``on_step``, ``on_epoch`` or ``on_end`` has come."""
         for callback in self.callbacks:
             getattr(callback, moment)(self)
 
     # -- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; tensors and plain values only."""
+    def progress(self) -> dict[str, Any]:
+        """How far the run is: all of its state but weights and optimiser, in plain values."""
         best = {t: [b.value, b.epoch] for t, b in self.best_of.items()}
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "lr": [g["lr"] for g in self.optimizer.param_groups],
             "balance": self.balance.state_dict(),
-            "rng": self._rng,
+            "rng": self.rng,
             "progress": [self.epoch, self.step, self.step_in_epoch, self.nans, self.finished],
             "best": [self.best.value, self.best.epoch],
             "best_of": best,
@@ -348,14 +364,19 @@ class Training:
             "events": json.dumps(self.events),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; the best weights come from their own files."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on; tensors and plain values only."""
+        return self.progress() | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_progress(self, state: Mapping[str, Any]) -> None:
+        """Take up what `progress` gave; the best weights come from their own files."""
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # it did, before the run was stopped
+        for group, lr in zip(self.optimizer.param_groups, state["lr"], strict=True):
+            group["lr"] = lr
         self.balance.load_state_dict(state["balance"])
-        self._rng = state["rng"]
+        self.rng = state["rng"]
         self.epoch, self.step, self.step_in_epoch, self.nans, self.finished = state["progress"]
         self.best.value, self.best.epoch = state["best"]
         for task, (value, epoch) in state["best_of"].items():
@@ -364,19 +385,40 @@ class Training:
         self._sums = {t: list(s) for t, s in state["sums"].items()}
         self.history = [Record(**r) for r in json.loads(state["history"])]
         self.events = json.loads(state["events"])
+        self.load_best()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_progress(state)
+
+    def load_best(self) -> None:
+        """Read the best weights from their files, where there is a folder."""
+        if self.folder is None:
+            return
+        if self.best.epoch >= 0:
+            self.best_state = torch.load(self.folder / "best.ckpt", weights_only=True)["model"]
+        for task, best in self.best_of.items():
+            if best.epoch >= 0:
+                self.best_states[task] = torch.load(self.folder / f"best-{quoted(task)}.ckpt", weights_only=True)["model"]
 
     def save(self) -> None:
         """Renew ``last.ckpt``."""
         assert self.folder is not None
-        write_atomically(self.folder / "last.ckpt", _bytes(self.state_dict()))
+        write_atomically(self.folder / "last.ckpt", to_bytes(self.state_dict()))
 
     def _save_best(self, improved: Sequence[str]) -> None:
         assert self.folder is not None
-        written: dict[int, bytes] = {}
-        for name in improved:
-            state = self.best_states[name] if name else self.best_state
-            data = written.setdefault(id(state), _bytes({"model": state, "epoch": self.epoch - 1, "step": self.step}))
-            write_atomically(self.folder / (f"best-{quoted(name)}.ckpt" if name else "best.ckpt"), data)
+        if not improved:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = self.best_states[improved[0]] if improved[0] else self.best_state
+        names = [f"best-{quoted(name)}.ckpt" if name else "best.ckpt" for name in improved]
+        first = self.folder / names[0]
+        write_atomically(first, to_bytes({"model": state, "epoch": self.epoch - 1, "step": self.step}))
+        for name in names[1:]:  # the same weights under further names
+            link_atomically(first, self.folder / name)
 
     def resume(self) -> bool:
         """Take up ``last.ckpt``; False where there is none.
@@ -390,23 +432,30 @@ class Training:
             return False
         try:
             self.load_state_dict(torch.load(path, weights_only=True))
-            if (self.folder / "best.ckpt").exists() and self.best.epoch >= 0:
-                self.best_state = torch.load(self.folder / "best.ckpt", weights_only=True)["model"]
-            for task, best in self.best_of.items():
-                own = self.folder / f"best-{quoted(task)}.ckpt"
-                if best.epoch >= 0 and own.exists():
-                    self.best_states[task] = torch.load(own, weights_only=True)["model"]
         except Exception as error:
             raise DataError(f"{path} should be a checkpoint of this run. It cannot be read: {error}.") from error
         return True
 
 
-def _groups(model: nn.Module, optim: OptimSpec) -> list[Any]:
-    """The parameters that move; a module may bring groups of its own (`parameter_groups(lr, weight_decay)`)."""
-    groups = getattr(model, "parameter_groups", None)
-    if groups is not None:
-        return list(groups(optim.lr, optim.weight_decay))
-    return [p for p in model.parameters() if p.requires_grad]
+def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tensor] | None = None) -> list[Any]:
+    """The parameters that move, in groups: vectors (biases, norms) are not decayed.
+
+    A module may bring groups of its own, for rates per layer: `parameter_groups(lr, weight_decay)`.
+
+    Args:
+        like: other tensors under the parameters' names, to be grouped as those are.
+    """
+    own = getattr(model, "parameter_groups", None)
+    if own is not None and like is None:
+        return list(own(optim.lr, optim.weight_decay))
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    chosen = {n: p if like is None else like[n] for n, p in named.items()}
+    if not optim.weight_decay:
+        return [{"params": list(chosen.values())}]
+    matrices = [chosen[n] for n, p in named.items() if p.dim() > 1]
+    vectors = [chosen[n] for n, p in named.items() if p.dim() <= 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
 
 
 def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optimizer:
@@ -422,7 +471,8 @@ def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optim
         raise ConfigError(f"No optimizer is called `{word}`. {hint(word, by_lower.values())}")
     cls = getattr(torch.optim, by_lower[word.lower()])
     settings: dict[str, Any] = {"lr": optim.lr} | optim.optimizer.settings
-    if optim.weight_decay is not None:
+    takes_decay = "weight_decay" in inspect.signature(cls).parameters
+    if optim.weight_decay is not None and (takes_decay or "weight_decay" in optim.model_fields_set):
         settings["weight_decay"] = optim.weight_decay
     if cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) and "foreach" not in settings:
         settings.setdefault("fused", True)
@@ -484,7 +534,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _bytes(state: Any) -> bytes:
+def to_bytes(state: Any) -> bytes:
+    """What `torch.load(weights_only=True)` reads."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -497,6 +548,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def link_atomically(source: Path, path: Path) -> None:
+    """Give a file a further name (a copy where the file system has no links), replacing what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
     os.replace(temporary, path)
 
 

@@ -146,7 +146,9 @@ class Balance(ABC):
             if filled:
                 every = self._without(losses, [every.tasks[i] for i in keep], look)
         if filled:
+            before = self.last_weights if self._seen else {}  # of earlier parts of this step
             self.fill(every, look, scale)
+            self.last_weights = before | self.last_weights
             for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
                 self._seen[task] = self._seen.get(task, 0.0) + value
         if last and self._seen and (scale == 1.0 or bool(finite.all())):
@@ -190,6 +192,14 @@ class Weighting(Balance):
     @abstractmethod
     def weights(self, losses: Losses) -> Tensor:
         """One weight per present task (tasks,), without a gradient; preferences included."""
+
+    @final
+    def weigh(self, losses: Losses) -> Tensor:
+        """The weights of a step, and the state renewed: for a loop that sums the losses itself."""
+        weights = self.weights(losses)
+        self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
+        self.update(dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True)), None)
+        return weights
 
     @final
     def fill(self, losses: Losses, look: Look | None, scale: float) -> None:

@@ -39,14 +39,16 @@ class Block:
 
     def only(self, tasks: Sequence[str]) -> Block | None:
         """These tasks, None when there is none of them."""
-        kept = [i for i, t in enumerate(self.tasks) if t in tasks]
+        wanted = set(tasks)
+        kept = [i for i, t in enumerate(self.tasks) if t in wanted]
         if len(kept) == len(self.tasks):
             return self
         if not kept:
             return None
         index = torch.tensor(kept)
-        weight = None if self.weight is None else self.weight[:, index]
-        return Block(tuple(self.tasks[i] for i in kept), self.target[:, index], self.known[:, index], weight, True)
+        weight = None if self.weight is None else self.weight.index_select(1, index)
+        target, known = self.target.index_select(1, index), self.known.index_select(1, index)
+        return Block(tuple(self.tasks[i] for i in kept), target, known, weight, True)
 
 
 @dataclass(frozen=True)

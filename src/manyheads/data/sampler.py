@@ -47,6 +47,7 @@ class Sampler:
         temperature: T of `temperature`.
         weights: unit -> weight, for `specified`.
         max_epochs: length of the annealing.
+        within: per table, the rows to draw from; all by default.
 
     Raises:
         ConfigError: an unknown mode, schedule or unit.
@@ -66,6 +67,7 @@ class Sampler:
         weights: Mapping[str, float] | None = None,
         max_epochs: int = 1,
         seed: int = 0,
+        within: Mapping[str, Tensor] | None = None,
     ) -> None:
         for name, value, known in (("sampling", mode, MODES), ("schedule", schedule, SCHEDULES)):
             if value not in known:
@@ -75,6 +77,7 @@ class Sampler:
         self.tasksets, self.batch_size = dict(tasksets), batch_size
         self.mode, self.schedule, self.temperature = mode, schedule, temperature
         self.max_epochs, self.seed = max_epochs, seed
+        self.within = dict(within or {})
         self.offsets: dict[str, int] = {}
         self.n_rows = 0
         for table, rows in self.tasksets.items():
@@ -87,21 +90,28 @@ class Sampler:
     def _tables(self) -> dict[str, np.ndarray]:
         units: dict[str, np.ndarray] = {}
         for table, rows in self.tasksets.items():
-            everything = self.offsets[table] + np.arange(len(rows))
+            mine = self._mine(table)
             if rows.domain is None or len(rows.domains) < 2:
-                units[rows.domains[0] if rows.domains else table] = everything
+                units[rows.domains[0] if rows.domains else table] = self.offsets[table] + mine
                 continue
-            domain = rows.domain.numpy()
+            domain = rows.domain.numpy()[mine]
             for i, name in enumerate(rows.domains):
                 if (domain == i).any():
-                    units[name] = everything[domain == i]
-        return units
+                    units[name] = self.offsets[table] + mine[domain == i]
+        return {name: rows for name, rows in units.items() if len(rows)}
+
+    def _mine(self, table: str) -> np.ndarray:
+        return self.within[table].numpy() if table in self.within else np.arange(len(self.tasksets[table]))
+
+    def rows(self) -> dict[str, Taskset]:
+        """The rows that are drawn from, per table."""
+        return {t: rows.take(self.within[t]) if t in self.within else rows for t, rows in self.tasksets.items()}
 
     def _tasks(self) -> dict[str, np.ndarray]:
         units: dict[str, list[np.ndarray]] = {}
         for table, rows in self.tasksets.items():
             for task in rows.tasks:
-                known = rows.known_rows(task).numpy()
+                known = np.intersect1d(rows.known_rows(task).numpy(), self._mine(table))
                 if len(known):
                     units.setdefault(task, []).append(self.offsets[table] + known)
         return {task: np.concatenate(parts) for task, parts in units.items()}

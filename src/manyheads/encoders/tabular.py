@@ -91,11 +91,13 @@ ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh", "
 
 
 class Tabular(Encoder):
-    """An MLP over numbers and category codes, with a linear path beside it.
+    """An MLP over numbers and category codes.
 
-    Stage 0 puts all columns side by side, x; stage i gives [h_i, x] with h_i = act(W_i h_{i-1} + b_i) and h_0 = x. The
-    heads therefore see the net's features and the inputs themselves, so that every model contains the linear one: on
-    small tables, where linear models are strong, this is what keeps the net from losing to them.
+    Stage 0 puts all columns side by side, x; stage i gives h_i = dropout(act(W_i h_{i-1} + b_i)), with h_0 = x. With
+    `linear_path` stage i gives [h_i, x], so that the heads see the inputs as well and every model contains the linear one.
+
+    The defaults were chosen on small tables with missing labels (300 to 15,000 rows), together with members that hold
+    out a fold each; wide, strongly regularised stages won, the linear path did not pay.
 
     With several tables, each has a stage 0 of its own, which ends in a linear map to `d_hidden` numbers.
 
@@ -118,14 +120,14 @@ class Tabular(Encoder):
         self,
         layouts: Mapping[str, Layout],
         *,
-        d_hidden: int = 64,
+        d_hidden: int = 128,
         n_layers: int = 2,
-        activation: str = "relu",
-        dropout: float = 0.1,
+        activation: str = "silu",
+        dropout: float = 0.3,
         residual: bool = False,
         embedding: str = "none",
         d_embedding: int = 16,
-        linear_path: bool = True,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
         for name, value, known in (

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import metrics
+from ..blocks import Head
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
 from . import Task, class_indices, column, distinct, numbers, plain, tensor
-from .regression import linear_head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ class _Classes(Task):
     classes: tuple[Any, ...] = ()
     class_weight: Any = None
     weights: tuple[float, ...] = ()
+    priors: tuple[float, ...] = ()
 
     def fitted(self, labels: pd.DataFrame) -> Any:
         series = column(labels, self)
@@ -61,7 +62,16 @@ class _Classes(Task):
         found = class_indices(series, classes, self)
         counts = {c: int((found == i).sum()) for i, c in enumerate(classes)}
         self._check(classes)
-        return self._replace(classes=classes, weights=_weights_of(self, self.class_weight, counts))
+        weights = _weights_of(self, self.class_weight, counts)
+        mass = np.array(list(counts.values())) * np.array(weights or [1.0] * len(classes))
+        priors = (mass + 0.5) / (mass.sum() + 0.5 * len(classes))
+        return self._replace(classes=classes, weights=weights, priors=tuple(priors.tolist()))
+
+    @property
+    def _start(self) -> np.ndarray:
+        """The share of each class (under class weights), where a net without knowledge starts."""
+        n = max(len(self.classes), 2)
+        return np.array(self.priors or [1 / n] * n)
 
     def _check(self, classes: Sequence[Any]) -> None:
         if len(classes) < 2:
@@ -124,7 +134,7 @@ class Binary(_Classes):
         return target.float(), known
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return linear_head(widths, 1)
+        return Head(sum(widths), [float(np.log(self._start[1] / self._start[0]))])
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         logit = output.squeeze(-1)
@@ -179,7 +189,7 @@ class Multiclass(_Classes):
     default_metrics: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "f1_macro")
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return linear_head(widths, len(self.classes))
+        return Head(sum(widths), np.log(self._start).tolist())
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         logp = output.log_softmax(-1)
@@ -218,7 +228,8 @@ class Ordinal(_Classes):
     default_metrics: ClassVar = ("quadratic_weighted_kappa", "mean_absolute_error", "accuracy")
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return _Thresholds(sum(widths), len(self.classes) - 1)
+        above = 1 - self._start.cumsum()[:-1]
+        return _Thresholds(sum(widths), np.log(above / (1 - above)).tolist())
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         above = (target.unsqueeze(-1) > torch.arange(output.shape[-1], device=target.device)).to(output.dtype)
@@ -241,20 +252,19 @@ class Ordinal(_Classes):
 class _Thresholds(nn.Module):
     """A score and its thresholds: (batch, width) -> (batch, thresholds)."""
 
-    def __init__(self, width: int, thresholds: int) -> None:
+    def __init__(self, width: int, start: Sequence[float]) -> None:
         super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)
-        self.bias = nn.Parameter(torch.empty(thresholds))
-        self.reset_parameters()
+        self.start = tuple(start)
+        self.weight = nn.Parameter(torch.zeros(width, 1))
+        self.bias = nn.Parameter(torch.tensor(self.start))
 
     def reset_parameters(self) -> None:
-        n = len(self.bias)
-        with torch.no_grad():  # start at equally likely levels
-            above = torch.arange(n, 0, -1, dtype=self.bias.dtype) / (n + 1)
-            self.bias.copy_(above.logit())
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.copy_(torch.tensor(self.start))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.score(x) + self.bias
+        return x @ self.weight + self.bias
 
 
 @dataclass(frozen=True)
@@ -267,8 +277,15 @@ class Multilabel(Task):
         target: the columns, one per label, of 0/1 or True/False.
     """
 
+    priors: tuple[float, ...] = ()
+
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("roc_auc", "average_precision", "f1_macro")
+
+    def fitted(self, labels: pd.DataFrame) -> Multilabel:
+        target, known = self.encode(labels)
+        ones, n = (target * known).sum(0).numpy(), known.sum(0).numpy()
+        return self._replace(priors=tuple(((ones + 0.5) / (n + 1)).tolist()))
 
     def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
         values = np.stack([numbers(labels[c], self) for c in self.targets], axis=1)
@@ -279,7 +296,8 @@ class Multilabel(Task):
         return tensor(np.where(known, values, 0.0)), torch.from_numpy(known)
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return linear_head(widths, len(self.targets))
+        p = np.array(self.priors or [0.5] * len(self.targets))
+        return Head(sum(widths), np.log(p / (1 - p)).tolist())
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output, target.expand_as(output), reduction="none")

@@ -11,17 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..blocks import Head
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
 from . import Task, column, numbers, tensor
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def linear_head(widths: Sequence[int], units: int) -> nn.Linear:
-    """The usual head: one linear layer over the features side by side."""
-    return nn.Linear(sum(widths), units)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Regression(Task):
         return tensor(np.where(known, (values - self.mean) / self.sd, 0.0)), torch.from_numpy(known)
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return linear_head(widths, 1)
+        return Head(sum(widths), [0.0])
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         error = output.squeeze(-1) - target
@@ -128,7 +124,7 @@ class Count(Task):
         return tensor(np.where(known, values / self.mean, 0.0)), torch.from_numpy(known)
 
     def head(self, widths: Sequence[int]) -> nn.Module:
-        return linear_head(widths, 1)
+        return Head(sum(widths), [0.0])
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         return F.poisson_nll_loss(output.squeeze(-1), target.expand_as(output.squeeze(-1)), reduction="none")

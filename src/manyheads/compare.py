@@ -1,0 +1,293 @@
+"""Should these tasks share a model? Same-budget single-task models and simple baselines, beside the joint model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import baselines, metrics
+from .blocks import seed_of
+from .build import Prepared, make_training, prepare, split_parts
+from .data import Taskset
+from .evaluate import Result, measure, results
+from .results import Comparison, Method
+from .spec import RunSpec
+from .stacked import run_all
+from .statistics import Change, Direction, Verdicts, from_draws, paired_draws
+from .statistics import compare as judge
+from .tasks import Task
+from .train import Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, of how many)."""
+
+NETS = ("joint", "single")
+SIMPLE = ("constant", "linear", "boosting")
+
+
+@dataclass
+class _Repeat:
+    """One split: its rows, its runs, and what each method got on the test part."""
+
+    prepared: Prepared
+    seed: int
+    joint: Training | None = None
+    singles: dict[str, Training] = field(default_factory=dict)
+    found: dict[str, dict[str, Result]] = field(default_factory=dict)
+    """net -> task -> outputs on the test rows."""
+    values: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """method -> task -> primary metric."""
+
+
+def compare(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
+    repeats: int = 5,
+    methods: Sequence[str] = SIMPLE,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Comparison:
+    """The joint model against one single-task network per task of the same budget, and against simple models.
+
+    Each repeat re-draws the split as the config says; the joint and the single-task networks have the same encoder,
+    epochs at most, batch size, patience and learning rate, are chosen on the validation part, and the test part is read
+    once, at the end. Constant, linear and boosting baselines learn from training and validation rows together and tune
+    themselves there. All networks of all repeats are trained together where their shapes allow.
+
+    Args:
+        spec: the run; its split is re-drawn with seeds ``split.seed + repeat``.
+        tasks: not fitted.
+        tables: {name: frame}.
+        targets: {table: tasks it labels}.
+        parts: a split of the user's own; then it is kept, repeats differ by their seed alone, and intervals are over
+            test rows: the claim is about this training set.
+        repeats: splits (or seeds).
+        methods: simple baselines to show.
+        n_jobs: processes for the baselines.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: the split has no test part.
+    """
+    verdicts, _ = verdicts_of(
+        spec, tasks, tables, targets=targets, parts=parts, repeats=repeats, methods=methods, n_jobs=n_jobs, progress=progress
+    )
+    return verdicts.comparisons["joint"]
+
+
+def verdicts_of(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
+    repeats: int = 5,
+    methods: Sequence[str] = SIMPLE,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Verdicts, list[Method]]:
+    """What `compare` rests on: every method's values, and the judgement."""
+    fixed = parts is not None or spec.data.split.kind == "column"
+    rounds = []
+    shared: Prepared | None = None
+    for r in range(repeats):
+        if shared is None or not fixed:
+            seed = spec.data.split.seed + (0 if fixed else r)
+            shared = prepare(
+                spec, tasks, tables, parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed), targets=targets
+            )
+        rounds.append(_Repeat(shared, seed_of(spec.seed, "repeat", r)))
+    seconds = _train(spec, rounds, progress)
+    for one in rounds:
+        _score(one)
+    seconds |= _baselines(rounds, methods, fixed, n_jobs, progress)
+    fitted = rounds[0].prepared.tasks
+    names = [t.name for t in fitted]
+    described = [
+        Method(
+            name=name,
+            values={t: tuple(one.values[name].get(t) for one in rounds) for t in names},
+            parameters=_parameters(rounds[0], name),
+            seconds=seconds.get(name),
+        )
+        for name in (*NETS, *methods)
+    ]
+    directions = {t.name: Direction(t.metrics[0], metrics.find(t.metrics[0]).greater_is_better) for t in fitted}
+    ratio = None if fixed else {t: _ratio(rounds[0].prepared, t) for t in names}
+    tests = _row_tests(rounds, fitted, spec) if fixed else None
+    verdicts = judge(described, directions, "single", ratio, tests, _protocol(spec, repeats, fixed), "seed" if fixed else "repeat")
+    budget = _budget(spec, rounds, seconds)
+    comparisons = {n: c.model_copy(update={"budget": budget}) for n, c in verdicts.comparisons.items()}
+    return verdicts.model_copy(update={"comparisons": comparisons}), described
+
+
+def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None) -> dict[str, float]:
+    """All networks of all repeats; seconds per kind."""
+    seconds = {}
+    for kind in NETS:
+        started = time.perf_counter()
+        runs = []
+        for one in rounds:
+            data, layouts = one.prepared, one.prepared.dataset.preprocess.layouts
+            train, valid = data.tasksets["train"], data.tasksets["valid"]
+            if kind == "joint":
+                one.joint = make_training(spec, layouts, data.tasks, train, valid, seed=one.seed)
+                runs.append(one.joint)
+                continue
+            alone = spec.model_copy(update={"sampling": spec.sampling.model_copy(update={"weights": {}, "mode": "proportional"})})
+            for task in data.tasks:
+                mine = {table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None}
+                one.singles[task.name] = make_training(alone, layouts, [task], mine, _only(valid, task.name), seed=one.seed)
+                runs.append(one.singles[task.name])
+        for run in runs:
+            run.primary_only = True
+        text = "joint model" if kind == "joint" else "single-task models"
+        run_all(runs, None if progress is None else lambda done, n, text=text: progress(text, done, n))  # type: ignore[misc]
+        seconds[kind] = (time.perf_counter() - started) / max(len(rounds), 1)
+    return seconds
+
+
+def labelled_part(rows: Taskset, task: str) -> Taskset | None:
+    """The rows that a single-task model of this task learns from: all of them where at least half have a label.
+
+    With half the labels or more, batches stay those of the joint model (the same updates, unknown labels left out);
+    with fewer, as in disjoint tables, rows without a label would only make epochs longer.
+    """
+    if task not in rows.tasks:
+        return None
+    known = rows.known_rows(task)
+    if not len(known):
+        return None
+    return rows.only([task]) if 2 * len(known) >= len(rows) else rows.only([task]).take(known)
+
+
+def _only(tasksets: Mapping[str, Taskset], task: str) -> dict[str, Taskset]:
+    return {t: part for t, rows in tasksets.items() if (part := labelled_part(rows, task)) is not None}
+
+
+def _score(one: _Repeat) -> None:
+    """Read the test part, once."""
+    test = one.prepared.tasksets["test"]
+    assert one.joint is not None
+    one.found["joint"] = results(one.joint.model, test)
+    one.found["single"] = {}
+    for name, training in one.singles.items():
+        one.found["single"] |= results(training.model, _only(test, name), [name])
+    for kind, found in one.found.items():
+        one.values[kind] = {
+            t.name: measure(t, found[t.name], t.metrics[:1])[0].value if t.name in found else None for t in one.prepared.tasks
+        }
+
+
+def _baselines(
+    rounds: Sequence[_Repeat], methods: Sequence[str], fixed: bool, n_jobs: int, progress: Progress | None
+) -> dict[str, float]:
+    seconds = dict.fromkeys(methods, 0.0)
+    for r, one in enumerate(rounds):
+        if fixed and r:
+            for method in methods:
+                one.values[method] = rounds[0].values[method]
+            continue
+        data = one.prepared
+        both = [rows for part in ("train", "valid") for rows in (data.tasksets[part],)]
+        found = baselines.run_all(
+            methods, data.tasks, both, data.tasksets["test"], data.dataset.preprocess.layouts, seed=one.seed % 2**31, n_jobs=n_jobs,
+            progress=None if progress is None else lambda done, n, r=r: progress("baselines", r * n + done, n * len(rounds)),  # type: ignore[misc]
+        )  # fmt: skip
+        for method in methods:
+            one.values[method] = {t.name: found[t.name][method].value for t in data.tasks if t.name in found}
+            seconds[method] += sum(found[t][method].seconds for t in found) / len(rounds)
+    return seconds
+
+
+def _row_tests(rounds: Sequence[_Repeat], tasks: Sequence[Task], spec: RunSpec) -> dict[tuple[str, str], Change]:
+    """Paired bootstrap over test rows of a fixed split, means over seeds; the same draws for every task."""
+    by = spec.data.split.by if spec.data.split.kind == "group" else None
+    changes: dict[str, float] = {}
+    draws: dict[str, np.ndarray] = {}
+    for task in tasks:
+        found = []
+        for one in rounds:
+            if task.name not in one.found["joint"]:
+                continue
+            joint, single = one.found["joint"][task.name], one.found["single"][task.name]
+            output, target, known, rows = joint.labelled()
+            mine = single.labelled()[0]
+            if not len(rows):
+                continue
+            metric = metrics.find(task.metrics[0])
+            groups = None if metric.column is None else joint.extra[metric.column][rows.numpy()]
+            more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
+            if isinstance(by, str):
+                more["redraw"] = joint.extra[by][rows.numpy()]
+            found.append(paired_draws(metric, task.truth(target), task.predict(output), task.predict(mine), groups, **more))
+        values = [c for c, _ in found if c is not None]
+        if values:
+            changes[task.name] = float(np.mean(values))
+            draws[task.name] = np.mean([d for c, d in found if c is not None], axis=0)
+    tests = {("joint", t): from_draws(changes[t], draws[t]) for t in changes}
+    if changes:
+        tests["joint", ""] = from_draws(float(np.mean(list(changes.values()))), np.mean(list(draws.values()), axis=0))
+    return tests
+
+
+def _ratio(data: Prepared, task: str) -> float | None:
+    """Test rows per row of training and validation, of the tables that label a task."""
+    count = {part: data.dataset.coverage(rows).get(task, {}).get("rows", 0) for part, rows in data.tasksets.items()}
+    learnt = count.get("train", 0) + count.get("valid", 0)
+    return count.get("test", 0) / learnt if learnt else None
+
+
+def _parameters(one: _Repeat, method: str) -> int | None:
+    if method == "joint" and one.joint is not None:
+        return sum(p.numel() for p in one.joint.model.parameters())
+    if method == "single":
+        return sum(p.numel() for t in one.singles.values() for p in t.model.parameters())
+    return None
+
+
+def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, float]) -> dict[str, Any]:
+    joint = [one.joint for one in rounds if one.joint is not None]
+    singles = [t for one in rounds for t in one.singles.values()]
+    return {
+        "epochs at most": spec.trainer.max_epochs,
+        "batch size": spec.sampling.batch_size,
+        "patience": spec.trainer.patience,
+        "members": spec.model.members,
+        "tuning trials": 0,
+        "updates of the joint model (mean)": round(float(np.mean([t.step for t in joint])), 1),
+        "updates of all single-task models (mean)": round(float(np.sum([t.step for t in singles])) / len(rounds), 1),
+        "parameters of the joint model": _parameters(rounds[0], "joint"),
+        "parameters of all single-task models": _parameters(rounds[0], "single"),
+        "seconds per repeat": {k: round(v, 2) for k, v in seconds.items()},
+    }
+
+
+def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
+    split = spec.data.split
+    if fixed:
+        return (
+            f"The split is the one given; {repeats} seeds, whose deltas are averaged. Intervals are over test rows (paired "
+            "bootstrap), so the claim is about this training set. Networks are chosen on validation; the test part was read once."
+        )
+    by = f" by {split.by}" if split.by else ""
+    train, valid, test = (f"{100 * s / sum(split.sizes):.0f} %" for s in split.sizes)
+    return (
+        f"{repeats} re-drawn {split.kind} splits{by} (train {train}, validation {valid}, test {test}). Intervals and p values "
+        "are of the corrected resampled t (Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed "
+        "intervals are plain 95 % ones. Networks are chosen on validation; baselines learn from training and validation "
+        "rows together; each test part was read once."
+    )
+
