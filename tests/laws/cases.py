@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from manyheads.balance import Balance
+from manyheads.blocks import seed_of
 from manyheads.catalog import find, index
 from manyheads.data import Block, Taskset
 from manyheads.encoders import Encoder
@@ -41,7 +42,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "multilabel": [{"target": ("l1", "l2", "l3")}],
     },
     Encoder: {
-        "tabular": [{"d_hidden": 8}, {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True}],
+        "tabular": [{"d_hidden": 8, "linear_path": True}, {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True}],
     },
     Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
 }
@@ -181,7 +182,13 @@ def small_tasks() -> list[Task]:
 def build(sharing: Case, encoder: Case, tasks: list[Task], seed: int = 0, tables: int = 1, **settings: Any) -> Model:
     """A model of these parts."""
     layouts = {f"t{i}": layout_of(encoder.word, i) for i in range(tables)}
-    return Model(sharing(lambda: encoder(layouts, **settings), tasks), tasks, seed)
+    model = Model(sharing(lambda: encoder(layouts, **settings), tasks), tasks, seed)
+    for task in tasks:  # heads may start at 0, where nothing could be told apart
+        g = torch.Generator().manual_seed(seed_of(seed, task.name))
+        with torch.no_grad():
+            for p in model.heads[task.name].parameters():
+                p.add_(0.3 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return model
 
 
 def targets_for(task: Task, n: int, seed: int = 0) -> torch.Tensor:

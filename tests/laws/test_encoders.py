@@ -107,8 +107,9 @@ def test_training_dropout_and_evaluation(case):
 def test_the_linear_path(activation, embedding, residual):
     """With the hidden part zeroed, the last features still hold stage 0 untouched, so the model contains the linear one."""
     encoder = find(Encoder, "tabular")(
-        {"t": layout_of("tabular")}, d_hidden=6, n_layers=3, activation=activation, embedding=embedding, residual=residual
-    ).eval()
+        {"t": layout_of("tabular")},
+        d_hidden=6, n_layers=3, activation=activation, embedding=embedding, residual=residual, linear_path=True,
+    ).eval()  # fmt: skip
     seen = _run(encoder, inputs_of(layout_of("tabular")))
     assert all(torch.equal(z[:, 6:], seen[0]) for z in seen[1:])
     for p in (p for block in encoder.stages[1:] for p in block.parameters()):

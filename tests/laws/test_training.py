@@ -46,7 +46,7 @@ def _training(
         tasks,
         more.pop("objective", None) or Supervised(),
         balance or EQUAL(),
-        OptimSpec(**{"lr": 0.01, **(optim or {})}),
+        OptimSpec(**{"lr": 0.01, "weight_decay": 0.0, **(optim or {})}),
         TrainerSpec(**{"max_epochs": 4, "accelerator": "cpu", **(trainer or {})}),
         **more,
     )
@@ -339,8 +339,8 @@ def test_a_run_is_the_same_with_and_without_a_folder_and_whatever_the_global_see
     one = _make(None, "plain")
     first = _found(one, one.run())
     torch.manual_seed(2)
-    state = torch.get_rng_state()
     other = _make(tmp_path, "plain")
+    state = torch.get_rng_state()
     _same_run(first, _found(other, other.run()))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -552,7 +552,10 @@ ONES_OWN_WAY = {"LBFGS": "asks for a closure", "SparseAdam": "is for sparse grad
     ),
 )  # fmt: skip
 def test_any_optimiser_of_torch(name):
-    training = _training(optim={"optimizer": {"name": name.lower()}}, trainer={"max_epochs": 1})
+    training = _training(trainer={"max_epochs": 1})
+    assert type(training.optimizer).__name__ == "AdamW"
+    spec = OptimSpec(optimizer={"name": name.lower()}, lr=0.01)
+    training.optimizer = make_optimizer(list(training.model.parameters()), spec)
     before = _weights(training.model)
     training.run()
     assert type(training.optimizer).__name__ == name
@@ -561,7 +564,7 @@ def test_any_optimiser_of_torch(name):
 
 
 def test_optimisers_and_schedulers_that_do_not_exist():
-    with pytest.raises(ConfigError, match="`AdamW`"):
+    with pytest.raises(ConfigError, match="`Adam`"):
         _training(optim={"optimizer": {"name": "AdamV"}})
     with pytest.raises(ConfigError, match="SGD"):
         _training(optim={"optimizer": {"name": "SGD", "momentun": 0.9}})
@@ -579,12 +582,20 @@ def test_settings_reach_the_optimiser():
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_scheduler_by_step_runs_its_whole_course(parts):
+    rates = []
+
+    class Rates(Callback):
+        def on_step(self, training):
+            rates.append(training.optimizer.param_groups[0]["lr"])
+
     training = _training(
         optim={"scheduler": {"name": "OneCycleLR", "interval": "step"}, "lr": 0.1},
         trainer={"accumulate_grad_batches": parts, "max_epochs": 3, "patience": None},
+        callbacks=[Rates()],
     )
     training.run()
-    assert training.optimizer.param_groups[0]["lr"] < 1e-4
+    assert max(rates) == pytest.approx(0.1, rel=0.1)
+    assert rates[-2] < 1e-4  # of the last step
 
 
 class Foreign(nn.Module):
