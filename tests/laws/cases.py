@@ -42,7 +42,10 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "multilabel": [{"target": ("l1", "l2", "l3")}],
     },
     Encoder: {
-        "tabular": [{"d_hidden": 8, "linear_path": True}, {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True}],
+        "tabular": [
+            {"d_hidden": 8, "linear_path": True},
+            {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},
+        ],
     },
     Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
 }
@@ -105,9 +108,7 @@ def _signs(task: Task, target: torch.Tensor) -> torch.Tensor:
 
 
 KINDS: dict[str, Kind] = {
-    "binary": Kind(
-        lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1
-    ),
+    "binary": Kind(lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1),
     "multiclass": Kind(
         lambda rng, n: np.array(["red", "green", "blue"])[rng.integers(0, 3, n)], _one_hot, lambda t: len(t.classes)
     ),
@@ -118,9 +119,7 @@ KINDS: dict[str, Kind] = {
     ),
     "multilabel": Kind(lambda rng, n: rng.integers(0, 2, (n, 3)), _signs, lambda t: 3),
     "regression": Kind(lambda rng, n: rng.gamma(2.0, 30.0, n), lambda t, y: y.unsqueeze(-1), lambda t: 1),
-    "count": Kind(
-        lambda rng, n: rng.poisson(3.0, n), lambda t, y: y.clamp(min=1e-30).log().unsqueeze(-1), lambda t: 1
-    ),
+    "count": Kind(lambda rng, n: rng.poisson(3.0, n), lambda t, y: y.clamp(min=1e-30).log().unsqueeze(-1), lambda t: 1),
 }
 
 
@@ -132,9 +131,9 @@ def labels_of(task: Task, rng: np.random.Generator, n: int = 40, missing: float 
     return pd.DataFrame({c: _some_missing(v, rng, missing) for c, v in zip(task.targets, values.T, strict=True)})
 
 
-def fitted(case: Case, rng: np.random.Generator, n: int = 40, missing: float = 0.3, name: str = "y") -> tuple[Any, pd.DataFrame]:
+def fitted(case: Case, rng: np.random.Generator, n: int = 40, missing: float = 0.3) -> tuple[Any, pd.DataFrame]:
     """(fitted task, its labels)."""
-    task = case(name)
+    task = case("y")
     labels = labels_of(task, rng, n, missing)
     return task.fitted(labels), labels
 
@@ -202,7 +201,12 @@ def targets_for(task: Task, n: int, seed: int = 0) -> torch.Tensor:
 
 
 def rows_for(
-    tasks: list[Task], n: int = 24, missing: float = 0.4, seed: int = 0, layout: Mapping[str, Any] | None = None, **known: Any
+    tasks: list[Task],
+    n: int = 24,
+    missing: float = 0.4,
+    seed: int = 0,
+    layout: Mapping[str, Any] | None = None,
+    **known: Any,
 ) -> Taskset:
     """A Taskset with one block per task; `known` gives a mask by task name."""
     g = torch.Generator().manual_seed(seed + 1)

@@ -313,9 +313,10 @@ def test_preferences_and_auxiliary_losses(balance, float64):
     weights = arrow.weights(Losses.of(losses)).tolist()
     aux = net.trunk.weight.square().sum()
     arrow.backward(Losses(TASKS, torch.stack(list(losses.values())), weight=weight, aux={"p": aux}))
-    total = sum(
-        weight.get(t, 1.0) * w * v for (t, v), w in zip(_losses(literal).items(), weights, strict=True)
-    ) + literal.trunk.weight.square().sum()
+    total = (
+        sum(weight.get(t, 1.0) * w * v for (t, v), w in zip(_losses(literal).items(), weights, strict=True))
+        + literal.trunk.weight.square().sum()
+    )
     total.backward()
     _same(_gradients(net), _gradients(literal), 1e-12)
 

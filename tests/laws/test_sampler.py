@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,10 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(how):
 
 
 def test_resuming_in_the_middle_needs_no_state(how):
-    straight = [[(d.rows.tolist(), d.task) for d in _sampler_plan] for _sampler_plan in map(_sampler(*how, max_epochs=6).plan, range(6))]
+    straight = [
+        [(d.rows.tolist(), d.task) for d in _sampler_plan]
+        for _sampler_plan in map(_sampler(*how, max_epochs=6).plan, range(6))
+    ]
     resumed = _sampler(*how, max_epochs=6)
     assert [[(d.rows.tolist(), d.task) for d in resumed.plan(e)] for e in (4, 5)] == straight[4:]
 
@@ -169,7 +173,7 @@ def test_wrapping_around_shuffles_anew():
     turns = [rows[i : i + 12] for i in range(0, len(rows) - 11, 12)]
     assert len(turns) > 3
     assert all(sorted(turn) == list(range(12)) for turn in turns)
-    assert all(a != b for a, b in zip(turns, turns[1:], strict=False))
+    assert all(a != b for a, b in pairwise(turns))
     joint = Sampler(_tables(12, 100), 4, mode="uniform", seed=1)
     counts = Counter(r for d in joint.plan(0) for r in d.rows.tolist() if r < 12)
     assert max(counts.values()) - min(counts.values()) <= 1

@@ -54,7 +54,9 @@ def _named(model):
     from manyheads.blocks import labelled_modules
 
     return {
-        f"{path}.{name}": p for path, module in labelled_modules(model) for name, p in module.named_parameters(recurse=False)
+        f"{path}.{name}": p
+        for path, module in labelled_modules(model)
+        for name, p in module.named_parameters(recurse=False)
     }
 
 
@@ -165,7 +167,11 @@ def test_a_trace_changes_nothing(pair):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
     encoder = next(e for e in ENCODERS if e.word == "tabular")
-    tasks = [replace(small_tasks()[0], attach=0), replace(small_tasks()[1], attach=1), replace(small_tasks()[2], attach=-1)]
+    tasks = [
+        replace(small_tasks()[0], attach=0),
+        replace(small_tasks()[1], attach=1),
+        replace(small_tasks()[2], attach=-1),
+    ]
     tasks.append(find(Task, "regression")("two", attach=(0, 2)))
     model = build(scheme, encoder, tasks).eval()
     x = inputs_of(layout_of("tabular"))
@@ -192,7 +198,7 @@ def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
     assert set(ran) == {0}
     for hook in hooks:
         hook.remove()
-    with pytest.raises(ValueError, match="`a`.*`attach`"):
+    with pytest.raises(ValueError, match=r"`a`.*`attach`"):
         build(scheme, encoder, [replace(tasks[0], attach=99)])
 
 

@@ -56,7 +56,9 @@ def test_mean_loss_is_the_slow_loop(learnt):
     task, labels, target, known = learnt
     output = output_for(task, len(labels))
     weight = torch.rand(target.shape)
-    assert task.mean_loss(output, target, known).item() == pytest.approx(_slow_mean(task, output, target, known), rel=1e-5)
+    assert task.mean_loss(output, target, known).item() == pytest.approx(
+        _slow_mean(task, output, target, known), rel=1e-5
+    )
     slow = _slow_mean(task, output, target, known, weight)
     assert task.mean_loss(output, target, known, weight).item() == pytest.approx(slow, rel=1e-5)
 
@@ -141,7 +143,7 @@ def test_encode_then_decode_is_the_identity(learnt):
 
 
 def test_the_named_columns_hold_the_truth(learnt):
-    task, labels, target, known = learnt
+    task, labels, target, _ = learnt
     columns = task.columns(task.predict(KINDS[task.kind].perfect(task, target)))
     assert all(len(v) == len(labels) for v in columns.values())
     assert all(k == task.name or k.startswith(f"{task.name}__") for k in columns)
@@ -177,7 +179,7 @@ def test_head_gives_what_errors_reads(learnt):
 
 
 def test_a_family_stacked_is_one_by_one(case, rng, float64):
-    task, labels = fitted(case, rng)
+    task, _ = fitted(case, rng)
     if task.family() is None:
         pytest.skip("its heads are computed one by one")
     more = [fitted(case, rng) for _ in range(3)]
@@ -342,7 +344,10 @@ def test_regression_losses(loss, formula):
 
 def test_classification_losses():
     z, y = [-3.0, 0.5, 2.0], [0.0, 1.0, 0.0]
-    slow = [-math.log(1 / (1 + math.exp(-a))) if b else -math.log(1 - 1 / (1 + math.exp(-a))) for a, b in zip(z, y, strict=True)]
+    slow = [
+        -math.log(1 / (1 + math.exp(-a))) if b else -math.log(1 - 1 / (1 + math.exp(-a)))
+        for a, b in zip(z, y, strict=True)
+    ]
     binary = find(Task, "binary")("y", classes=(0, 1))
     assert binary.errors(torch.tensor(z).unsqueeze(-1), torch.tensor(y)).tolist() == pytest.approx(slow, rel=1e-5)
     rows = [[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]]

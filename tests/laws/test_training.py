@@ -34,7 +34,17 @@ def _net(tasks=None, seed=0, dropout=0.0, tables=1):
 
 
 def _training(
-    model=None, train=None, valid=None, tasks=None, *, balance=None, optim=None, trainer=None, batch_size=8, sampler=None, **more
+    model=None,
+    train=None,
+    valid=None,
+    tasks=None,
+    *,
+    balance=None,
+    optim=None,
+    trainer=None,
+    batch_size=8,
+    sampler=None,
+    **more,
 ):
     tasks = tasks or small_tasks()
     train = {"t": rows_for(tasks, 40, 0.4)} if train is None else train
@@ -96,7 +106,11 @@ def test_a_step_of_plain_descent_is_the_update_written_out(schedule):
     model = _net(tasks)
     sampler = Sampler({"t": rows}, 8, mode="uniform", schedule=schedule, seed=2)
     training = _training(
-        model, sampler=sampler, optim={"optimizer": {"name": "SGD"}, "lr": lr}, trainer={"max_steps": 1, "max_epochs": 1}, valid={}
+        model,
+        sampler=sampler,
+        optim={"optimizer": {"name": "SGD"}, "lr": lr},
+        trainer={"max_steps": 1, "max_epochs": 1},
+        valid={},
     )
     draw = sampler.plan(0)[0]
     outputs = model({k: v[draw.rows] for k, v in rows.inputs.items()})
@@ -266,7 +280,13 @@ def _make(folder, kind, callbacks=(), trainer=None):
         "step-scheduler": {"scheduler": {"name": "OneCycleLR", "interval": "step"}},
         "plateau": {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0}},
     }.get(kind, {})
-    more = {"accumulate_grad_batches": 2} if kind == "parts" else {"freeze_stopped": True, "patience": 1} if kind == "freezing" else {}
+    more = (
+        {"accumulate_grad_batches": 2}
+        if kind == "parts"
+        else {"freeze_stopped": True, "patience": 1}
+        if kind == "freezing"
+        else {}
+    )
     return _training(
         model,
         {"t": rows_for(tasks, 40, 0.4), "u": rows_for(tasks[:2], 17, 0.4, 9)},
@@ -394,7 +414,12 @@ def test_early_stopping_follows_the_mean_skill_and_restores_the_best(tmp_path):
     tasks = small_tasks()
     seen = Skills()
     training = _training(
-        _net(tasks), tasks=tasks, optim={"lr": 0.1}, trainer={"max_epochs": 60, "patience": 3}, callbacks=[seen], folder=tmp_path
+        _net(tasks),
+        tasks=tasks,
+        optim={"lr": 0.1},
+        trainer={"max_epochs": 60, "patience": 3},
+        callbacks=[seen],
+        folder=tmp_path,
     )
     history = training.run()
     skills = [v for _, v in history.series("skill")]
@@ -438,7 +463,11 @@ def test_a_stopped_task_leaves_the_loss():
     tasks = small_tasks()
     seen = Skills()
     training = _training(
-        _net(tasks), tasks=tasks, trainer={"max_epochs": 40, "patience": 2, "freeze_stopped": True}, callbacks=[seen], optim={"lr": 0.1}
+        _net(tasks),
+        tasks=tasks,
+        trainer={"max_epochs": 40, "patience": 2, "freeze_stopped": True},
+        callbacks=[seen],
+        optim={"lr": 0.1},
     )
     training.run()
     frozen = {e["task"]: e["epoch"] for e in training.events if e["event"] == "frozen"}
@@ -473,7 +502,9 @@ def test_no_epoch_is_no_step():
 
 
 def test_divergence_is_said():
-    training = _training(optim={"optimizer": {"name": "SGD"}, "lr": 1e30}, trainer={"max_epochs": 100, "patience": None}, valid={})
+    training = _training(
+        optim={"optimizer": {"name": "SGD"}, "lr": 1e30}, trainer={"max_epochs": 100, "patience": None}, valid={}
+    )
     with pytest.raises(Diverged, match=r"epoch \d+.*`a`.*optim\.lr"):
         training.run()
 
@@ -531,7 +562,9 @@ def test_bfloat16_runs_and_its_losses_are_float32():
     history = training.run()
     plain = _training(batch_size=40).run()
     for task in training.tasks:
-        for (_, a), (_, b) in zip(history.series("loss", "train", task), plain.series("loss", "train", task), strict=True):
+        for (_, a), (_, b) in zip(
+            history.series("loss", "train", task), plain.series("loss", "train", task), strict=True
+        ):
             assert a == pytest.approx(b, rel=0.03)
     tasks = small_tasks()[:1]
     rows = rows_for(tasks, 1001, 0.0)
@@ -575,7 +608,9 @@ def test_optimisers_and_schedulers_that_do_not_exist():
 
 
 def test_settings_reach_the_optimiser():
-    training = _training(optim={"optimizer": {"name": "SGD", "momentum": 0.9, "nesterov": True}, "lr": 0.3, "weight_decay": 0.1})
+    training = _training(
+        optim={"optimizer": {"name": "SGD", "momentum": 0.9, "nesterov": True}, "lr": 0.3, "weight_decay": 0.1}
+    )
     group = training.optimizer.param_groups[0]
     assert (group["momentum"], group["nesterov"], group["lr"], group["weight_decay"]) == (0.9, True, 0.3, 0.1)
 
@@ -616,7 +651,12 @@ def test_a_foreign_module_trains(validate):
     tasks = [t for t in small_tasks() if t.name in "ac"]
     rows = rows_for(tasks, 60, 0.3)
     training = _training(
-        Foreign(), {"t": rows}, {"t": rows} if validate else {}, tasks, objective=Supervised(tasks), trainer={"max_epochs": 20}
+        Foreign(),
+        {"t": rows},
+        {"t": rows} if validate else {},
+        tasks,
+        objective=Supervised(tasks),
+        trainer={"max_epochs": 20},
     )
     history = training.run()
     for task in ("a", "c"):
@@ -640,7 +680,10 @@ def test_clipping_bounds_the_total_norm():
     model = _net()
     before = _weights(model)
     _training(
-        model, valid={}, optim={"optimizer": {"name": "SGD"}, "lr": 1.0}, trainer={"gradient_clip_val": 0.01, "max_steps": 1}
+        model,
+        valid={},
+        optim={"optimizer": {"name": "SGD"}, "lr": 1.0},
+        trainer={"gradient_clip_val": 0.01, "max_steps": 1},
     ).run()
     moved = torch.cat([(p - before[n]).flatten() for n, p in model.named_parameters()])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -649,7 +692,10 @@ def test_clipping_bounds_the_total_norm():
 def test_a_module_may_bring_its_own_groups():
     class Grouped(Foreign):
         def parameter_groups(self, lr, weight_decay):
-            return [{"params": self.body.parameters(), "lr": lr / 10}, {"params": [*self.a.parameters(), *self.c.parameters()]}]
+            return [
+                {"params": self.body.parameters(), "lr": lr / 10},
+                {"params": [*self.a.parameters(), *self.c.parameters()]},
+            ]
 
     tasks = [t for t in small_tasks() if t.name in "ac"]
     training = _training(Grouped(), {"t": rows_for(tasks, 20)}, {}, tasks, objective=Supervised(tasks))
@@ -678,7 +724,9 @@ class Diary(Callback):
 
 def test_callbacks_are_told_in_order():
     pages = []
-    _training(callbacks=[Diary("x", pages), Diary("y", pages)], trainer={"max_epochs": 2, "patience": None}, batch_size=20).run()
+    _training(
+        callbacks=[Diary("x", pages), Diary("y", pages)], trainer={"max_epochs": 2, "patience": None}, batch_size=20
+    ).run()
     x = [(what, n) for who, what, n in pages if who == "x"]
     assert x == [
         ("start", 0), ("step", 1), ("step", 2), ("epoch", 1), ("step", 3), ("step", 4), ("epoch", 2), ("end", 4),
@@ -690,7 +738,9 @@ def test_training_learns_several_tables_with_columns_of_their_own():
     tasks = small_tasks()
     model = _net(tasks, tables=2)
     train = {f"t{i}": rows_for(tasks, 40, 0.3, i, layout_of("tabular", i)) for i in range(2)}
-    history = _training(model, train, train, tasks, trainer={"max_epochs": 30, "patience": None}, sampling={"mode": "uniform"}).run()
+    history = _training(
+        model, train, train, tasks, trainer={"max_epochs": 30, "patience": None}, sampling={"mode": "uniform"}
+    ).run()
     for task in tasks:
         losses = [v for _, v in history.series("loss", "train", task.name)]
         assert losses[-1] < losses[0]
