@@ -107,7 +107,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"`{path}` should be a config file. Found nothing there; `manyheads init` writes one.") from None
+        raise DataError(
+            f"`{path}` should be a config file. Found nothing there; `manyheads init` writes one."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`{path}` should be a config file. It cannot be read: {error}.") from error
     value = _parsed(text, f"`{path}`")

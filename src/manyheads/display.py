@@ -118,7 +118,9 @@ class Screen:
         for name, task in list(comparison.tasks.items())[:MOST]:
             self.say(f"{SIGNS.get(task.verdict, ' ')} {name}: {task.why or task.verdict}")
         interval = change_span(comparison.interval)
-        self.say(f"delta-m {change(comparison.delta_m)} {interval} over {comparison.repeats} repeats. {comparison.summary}")
+        self.say(
+            f"delta-m {change(comparison.delta_m)} {interval} over {comparison.repeats} repeats. {comparison.summary}"
+        )
 
     def end(self, warnings: Sequence[str], commands: Sequence[str]) -> None:
         """The warnings again, and what to try next.
@@ -154,7 +156,7 @@ class Watch(Callback):
     def on_start(self, training: Training) -> None:
         """Begin, or go on."""
         self._began = (time.monotonic(), training.epoch)
-        if training.epoch or training.step_in_epoch:
+        if training.epoch or training.step:
             self.screen.say(f"Going on at epoch {training.epoch}, step {training.step}.")
         if self.screen.live and self._live is None and not training.finished:
             self._live = Live(console=self.screen.console, auto_refresh=False, transient=True)
@@ -270,7 +272,9 @@ def comparison_table(comparison: Comparison) -> Table:
     kinds = ("joint", "single", "linear", "boosting", "constant")
     methods = [k for k in kinds if any(getattr(t, k) is not None for t in comparison.tasks.values())]
     for heading in ("task", "metric", *methods, "delta", "95 % interval", "p", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("task", "metric", "verdict") else "right", overflow="fold")
+        table.add_column(
+            heading, justify="left" if heading in ("task", "metric", "verdict") else "right", overflow="fold"
+        )
     for name, task in list(comparison.tasks.items())[:MOST]:
         table.add_row(
             name, task.metric, *(number(getattr(task, m)) for m in methods), change(task.delta, task.absolute),

@@ -103,14 +103,15 @@ def _several(
 
 
 def _parts_of(spec: RunSpec, files: Mapping[str, str], tasks: Sequence[Task]) -> Intake:
-    import pandas as pd
 
     from .build import split_parts
     from .data.readers import read
 
     frames = {part: read(path) for part, path in files.items()}
     train = frames["train"]
-    sizes = tuple(0.0 if part in files and part != "train" else s for part, s in zip(_PARTS, spec.data.split.sizes, strict=True))
+    sizes = tuple(
+        0.0 if part in files and part != "train" else s for part, s in zip(_PARTS, spec.data.split.sizes, strict=True)
+    )
     if any(sizes[1:]):
         split = spec.data.split.model_copy(update={"sizes": sizes})
         parts = split_parts(split, {TABLE: train}, tasks)[TABLE]
@@ -148,7 +149,11 @@ def equal_rows(intake: Intake, features: Mapping[str, Sequence[str]]) -> dict[st
     """
     from .data.splits import equal_rows as count
 
-    found = {name: count(frame, features[name], intake.parts[name]) for name, frame in intake.tables.items() if features.get(name)}
+    found = {
+        name: count(frame, features[name], intake.parts[name])
+        for name, frame in intake.tables.items()
+        if features.get(name)
+    }
     return {name: n for name, n in found.items() if n}
 
 

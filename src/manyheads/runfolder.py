@@ -73,7 +73,11 @@ class RunFolder(Callback):
             self._sweep()
             return True
         if not force:
-            remedy = "add --resume to go on with it, or --force to remove it" if spec is not None else "add --force to remove it"
+            remedy = (
+                "add --resume to go on with it, or --force to remove it"
+                if spec is not None
+                else "add --force to remove it"
+            )
             raise ConfigError(f"`{self.path}` should be empty. Found an earlier run; {remedy}.")
         self.clear()
         return False
@@ -159,9 +163,13 @@ class RunFolder(Callback):
         here = self.path.resolve()
 
         def near(path: str | None) -> str | None:
-            return None if path is None else str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+            return (
+                None if path is None else str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+            )
 
-        data = spec.data.model_copy(update={part: near(getattr(spec.data, part)) for part in ("train", "valid", "test")})
+        data = spec.data.model_copy(
+            update={part: near(getattr(spec.data, part)) for part in ("train", "valid", "test")}
+        )
         return spec.model_copy(update={"data": data})
 
     def _splits(self, splits: pd.DataFrame) -> None:
@@ -238,11 +246,18 @@ def table_of(tasks: Sequence[TaskInfo]) -> dict[str, Any]:
     answer = {}
     for task in tasks:
         splits = {
-            part: {"rows": n, "labels": task.labels.get(part, 0), "coverage": task.labels.get(part, 0) / n if n else None}
+            part: {
+                "rows": n,
+                "labels": task.labels.get(part, 0),
+                "coverage": task.labels.get(part, 0) / n if n else None,
+            }
             for part, n in task.rows.items()
         }
         rest = task.model_dump(mode="json", exclude={"name", "rows", "labels", "probability", "passes"})
-        answer[task.name] = rest | {"splits": splits, "sampling": {"probability": task.probability, "passes": task.passes}}
+        answer[task.name] = rest | {
+            "splits": splits,
+            "sampling": {"probability": task.probability, "passes": task.passes},
+        }
     return answer
 
 

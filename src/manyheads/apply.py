@@ -1,0 +1,221 @@
+"""A trained model on new tables: predictions, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import gates
+from .catalog import hint
+from .data.assemble import Dataset
+from .door import Door, comparison_json, scores_json
+from .evaluate import run, score
+from .faults import ConfigError, DataError
+from .intake import of_file
+from .modelfile import load
+from .results import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .model import AnyModel
+
+
+def open_model(path: Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Dataset]:
+    """The model of a run, ready to predict.
+
+    Args:
+        path: a run's folder, or a model folder.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    folder = path / "model" if (path / "model").is_dir() else path
+    if not (folder / "spec.json").is_file():
+        what = "Found no model there" if path.is_dir() else "Found nothing there"
+        raise DataError(f"`{path}` should be the folder of a finished run, or a model folder. {what}; check the path.")
+    model, _, dataset, _ = load(folder, trust)
+    return model, dataset
+
+
+def outputs(
+    model: Any, dataset: Dataset, name: str, frame: pd.DataFrame, tasks: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Every task's columns for the rows of one table, in their order; label columns are not read.
+
+    Args:
+        name: the table's name; an unknown one belongs to the source that fits its columns.
+        tasks: only these; by default those that the table, or one of its source, labels.
+
+    Raises:
+        DataError: a feature column is missing, or holds what it should not.
+    """
+    import pandas as pd
+
+    ((source, rows),) = dataset.tasksets({name: frame}, labels=False).items()
+    if tasks is None:
+        tables = (
+            [name] if name in dataset.targets else [t for t, s in dataset.preprocess.sources.items() if s == source]
+        )
+        own = {task for table in tables for task in dataset.targets.get(table, ())}
+        tasks = [t for t in model.tasks if t in own] or list(model.tasks)
+    rows = rows.to(next(model.parameters()).dtype)
+    found = run(model, rows, [t for t in tasks if t not in dataset.unlabelled], source)
+    columns: dict[str, Any] = {}
+    for task in tasks:
+        if task in found:
+            described = model.tasks[task]
+            columns |= described.columns(described.predict(found[task]))
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _name(dataset: Dataset, path: Path, table: str | None) -> str:
+    """The name under which a file's rows are read: a known table's, or the file's own."""
+    if table is not None and table not in dataset.targets:
+        raise ConfigError(f"--table should name a table of the run. Found `{table}`. {hint(table, dataset.targets)}")
+    if table is not None:
+        return table
+    return path.stem if path.stem in dataset.targets and len(dataset.targets) > 1 else path.name
+
+
+def predict(
+    model_path: Path,
+    table: Path,
+    output: Path,
+    door: Door,
+    tasks: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    name: str | None = None,
+    trust: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Predictions for a table into a file, in the order of its rows.
+
+    Args:
+        model_path: a run's folder.
+        table: the file with the rows.
+        output: csv, parquet or jsonl, and what else `readers.write` knows.
+        tasks: only these.
+        keep: columns of the table that go before the predictions.
+        name: which of the run's tables the rows are like.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        ConfigError: an unknown task or column, or the output exists.
+        DataError: the model or the table is damaged, or lacks a column.
+    """
+    import pandas as pd
+
+    from .data.readers import write
+
+    if output.exists() and not door.force:
+        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    model, dataset = open_model(model_path, trust)
+    for task in tasks or ():
+        if task not in model.tasks:
+            raise ConfigError(f"--tasks should name tasks of the run. Found `{task}`. {hint(task, model.tasks)}")
+    with door.hearing():
+        frame = of_file(table)
+        for column in keep:
+            if column not in frame.columns:
+                raise DataError(
+                    f"`{table}` should have the column `{column}`. Found no such column. {hint(column, frame.columns)}"
+                )
+        found = outputs(model, dataset, _name(dataset, table, name), frame, tasks)
+    both = [c for c in keep if c in found.columns]
+    if both:
+        raise ConfigError(
+            f"--keep-columns should not name a column of predictions. Found `{both[0]}`; rename it in the table."
+        )
+    whole = pd.concat([frame[list(keep)], found], axis=1)
+    if not door.dry_run:
+        write(whole, output)
+        door.screen.say(f"Written: {output} ({len(whole):,} rows, {len(whole.columns)} columns)")
+    return {"output": str(output), "rows": len(whole), "columns": list(whole.columns)}
+
+
+def evaluate(
+    model_path: Path,
+    table: Path,
+    door: Door,
+    demands: Sequence[gates.Gate] = (),
+    name: str | None = None,
+    trust: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores of a model on a table.
+
+    Args:
+        model_path: a run's folder.
+        table: the file with rows and labels.
+        demands: gates to be met; their split is ``test``.
+        name: which of the run's tables the rows are like.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        DataError: the model or the table is damaged, lacks a column, or holds a label never seen in training.
+        GateError: a gate is not met.
+    """
+    model, dataset = open_model(model_path, trust)
+    gates.named(demands, list(model.tasks))
+    dtype = next(model.parameters()).dtype
+    with door.hearing():
+        frame = of_file(table)
+        tasksets = dataset.tasksets({_name(dataset, table, name): frame})
+        found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test")
+    if not any(s.labels for s in found.scores):
+        wanted = list(dict.fromkeys(c for t in model.tasks.values() for c in t.targets))
+        raise DataError(f"`{table}` should have labels in one of the columns {', '.join(wanted[:10])}. Found none.")
+    absent = [t for t in model.tasks if t not in {s.task for s in found.scores}]
+    if absent:
+        door.warn(f"Table `{table.name}` should label every task. Found no target column of {', '.join(absent)}.")
+    door.screen.scores([Scores(split=str(table.name), scores=found.scores)])
+    gates.check(demands, [found])
+    return {"scores": scores_json([found])["test"], "rows": len(frame), "warnings": door.warned}
+
+
+def verdict(
+    scores: Path, door: Door, output: Path | None = None, baseline: str = "single", ratio: float | None = None
+) -> dict[str, Any]:
+    """The statistics of `compare` on anyone's scores.
+
+    Args:
+        scores: a file with the columns task, method, split, seed, value.
+        output: a page to write.
+        baseline: the method that the others are compared with.
+        ratio: test rows per training row.
+
+    Raises:
+        ConfigError: the baseline is no method of the file, or the output exists.
+        DataError: the file is missing or damaged, or a row is wrong.
+    """
+    from .results import Report
+    from .runfolder import now
+    from .statistics import compare_scores
+
+    if output is not None and output.exists() and not door.force:
+        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    frame = of_file(scores)
+    if "method" in frame.columns and baseline not in set(map(str, frame["method"])):
+        known = hint(baseline, dict.fromkeys(map(str, frame["method"])))
+        raise ConfigError(f"--baseline should name a method in `{scores}`. Found `{baseline}`. {known}")
+    try:
+        found = compare_scores(frame, baseline, ratio)
+    except ValueError as error:
+        raise DataError(f"`{scores}`: {error}") from None
+    for method, comparison in found.comparisons.items():
+        door.screen.say(f"{method} against {baseline}")
+        door.screen.verdicts(comparison)
+    door.screen.say(found.summary)
+    if output is not None:
+        from .report import render
+        from .train import write_atomically
+
+        pages = [
+            Report(title=f"{m} against {baseline}", created=now(), comparison=c) for m, c in found.comparisons.items()
+        ]
+        write_atomically(output, render(pages).encode("utf-8", "xmlcharrefreplace"))
+        door.screen.say(f"Written: {output}")
+    methods = {m: comparison_json(c, output) for m, c in found.comparisons.items()}
+    return {"baseline": baseline, "methods": methods, "ranks": found.ranks, "summary": found.summary,
+            "report": None if output is None else str(output)}  # fmt: skip

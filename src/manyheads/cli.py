@@ -1,0 +1,307 @@
+"""The command line. What commands do is in `runs`, `apply`, `starter`, `doctor`; torch is imported when one begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ._version import __version__
+from .faults import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from .door import Door
+    from .spec import RunSpec
+
+app = typer.Typer(
+    name="manyheads",
+    help="One model that serves many tasks, and an honest answer to whether it should.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[list[Path], typer.Option("-c", "--config", help="Config file; several are merged in order.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="a.b=value, laid over the config.", metavar="[a.b=value]...")
+]
+Folder = Annotated[Path, typer.Option("-o", "--output-dir", help="The folder to write.")]
+File = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
+Run = Annotated[Path, typer.Argument(help="A run's folder.")]
+Rows = Annotated[Path, typer.Argument(help="A table: csv, tsv, parquet, arrow, feather, jsonl.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, batches and dropout.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with what the folder holds; without a checkpoint begin anew.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything up to the first step, and write nothing.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object as the last line of stdout; the rest goes to stderr.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an unexpected error.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor threads.")]
+FailUnder = Annotated[
+    list[str] | None, typer.Option("--fail-under", help="split/task/metric=number; exit code 5 if worse.")
+]
+NoWorse = Annotated[bool, typer.Option("--fail-if-worse-than-single", help="Exit code 5 if sharing hurts a task.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Splits that are drawn.")]
+Table = Annotated[str | None, typer.Option("--table", help="Which of the run's tables these rows are like.")]
+Trust = Annotated[list[str] | None, typer.Option("--trust", help="A module whose classes the model may use.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"manyheads {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Folder, overrides: Overrides = None, repeats: Repeats = 5, seed: Seed = None, device: Device = None,
+    force: Force = False, no_worse: NoWorse = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+    threads: Threads = None,
+) -> None:  # fmt: skip
+    """The whole road on built-in real data: train a joint model, compare it with others, write a report."""
+    door = _door(as_json, quiet, verbose, threads, force=force)
+    from .runs import demo
+
+    more = [*([f"trainer.accelerator={device}"] if device else []), *(overrides or [])]
+    _answer(as_json, lambda: demo(output, door, repeats, more, seed, no_worse))
+
+
+@app.command()
+def init(
+    table: Rows, output: File = Path("run.yaml"),
+    targets: Annotated[str | None, typer.Option("--targets", help="Columns to predict, with commas between.")] = None,
+    force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Write a commented config, guessed from a table."""
+    door = _door(as_json, quiet, verbose, force=force)
+    from .starter import init
+
+    _answer(as_json, lambda: init(table, output, door, _words(targets)))
+
+
+@app.command()
+def check(
+    config: Config, overrides: Overrides = None, seed: Seed = None, device: Device = None, as_json: Json = False,
+    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Try everything but training: schema, label table, leakage, one tiny forward pass."""
+    door = _door(as_json, quiet, verbose, threads)
+    from .runs import check
+
+    _answer(as_json, lambda: check(_spec(config, overrides, seed, device), door))
+
+
+@app.command()
+def train(
+    output: Folder, config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="Config files.")] = None,
+    overrides: Overrides = None, fail_under: FailUnder = None, seed: Seed = None, device: Device = None,
+    resume: Resume = False, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Train one model for all tasks."""
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
+    from .gates import Gate
+    from .runs import train
+
+    paths = config or [_own_config(output, resume)]
+    demands = [Gate.of(text) for text in fail_under or ()]
+    _answer(as_json, lambda: train(_spec(paths, overrides, seed, device), output, door, demands))
+
+
+@app.command()
+def evaluate(
+    run: Run, table: Rows, fail_under: FailUnder = None, name: Table = None, trust: Trust = None, as_json: Json = False,
+    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Score a trained model on a table; gates call this split `test`."""
+    door = _door(as_json, quiet, verbose, threads)
+    from .apply import evaluate
+    from .gates import Gate
+
+    _answer(as_json, lambda: evaluate(run, table, door, [Gate.of(t) for t in fail_under or ()], name, trust or ()))
+
+
+@app.command()
+def predict(
+    run: Run, table: Rows, output: File,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Only these, with commas between.")] = None,
+    keep: Annotated[str | None, typer.Option("--keep-columns", help="Columns to copy, with commas between.")] = None,
+    name: Table = None, trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False,
+    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Predict every task for the rows of a table, in their order; label columns are not needed."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .apply import predict
+
+    _answer(as_json, lambda: predict(run, table, output, door, _words(tasks), _words(keep) or (), name, trust or ()))
+
+
+@app.command()
+def compare(
+    config: Config, output: Folder, overrides: Overrides = None, repeats: Repeats = 10,
+    methods: Annotated[str | None, typer.Option("--methods", help="Methods to set beside, with commas between.")] = None,
+    no_worse: NoWorse = False, seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Should these tasks share a model? Joint against single-task models, linear models and boosting."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .runs import compare
+
+    _answer(
+        as_json,
+        lambda: compare(_spec(config, overrides, seed, device), output, door, repeats, _words(methods), no_worse),
+    )
+
+
+@app.command()
+def verdict(
+    scores: Annotated[Path, typer.Argument(help="A table with the columns task, method, split, seed, value.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A page to write, as report.html.")] = None,
+    baseline: Annotated[str, typer.Option("--baseline", help="The method that others are compared with.")] = "single",
+    ratio: Annotated[float | None, typer.Option("--ratio", min=0, help="Test rows per training row.")] = None,
+    force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """The statistics of `compare` on anyone's scores."""
+    door = _door(as_json, quiet, verbose, force=force)
+    from .apply import verdict
+
+    _answer(as_json, lambda: verdict(scores, door, output, baseline, ratio))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")], output: File = Path("report.html"),
+    force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """One page about one run, or several side by side."""
+    door = _door(as_json, quiet, verbose, force=force)
+    from .runs import report
+
+    _answer(as_json, lambda: report(runs, output, door))
+
+
+@app.command()
+def doctor(
+    listed: Annotated[
+        str | None, typer.Option("--list", help="tasks, encoders, sharing, balance, objectives or penalties.")
+    ] = None,
+    as_json: Json = False, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Versions, threads and extras; or with --list, the words that a config may use."""
+    door = _door(as_json, False, verbose)
+    from .doctor import catalogue, health
+
+    _answer(as_json, lambda: health(door) if listed is None else catalogue(listed, door))
+
+
+# ---- what they share
+
+
+def _door(as_json: bool, quiet: bool, verbose: bool, threads: int | None = None, **how: Any) -> Door:
+    _State.verbose = verbose
+    if threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+    from .display import Screen
+    from .door import Door
+
+    return Door(Screen(as_json, quiet), **how)
+
+
+class _State:
+    verbose = False
+
+
+def _spec(paths: Sequence[Path], overrides: Sequence[str] | None, seed: int | None, device: str | None) -> RunSpec:
+    from .config import load
+
+    more = [*(overrides or [])]
+    more += [f"seed={seed}"] if seed is not None else []
+    more += [f"trainer.accelerator={device}"] if device is not None else []
+    return load(paths, more)
+
+
+def _own_config(output: Path, resume: bool) -> Path:
+    path = output / "config.yaml"
+    if not resume or not path.exists():
+        raise ConfigError("`train` should have a config. Found no `-c`; `manyheads init TABLE` writes one.")
+    return path
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _answer(as_json: bool, act: Callable[[], Any]) -> None:
+    value = act()
+    if as_json:
+        sys.stdout.flush()
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Args:
+        argv: arguments; those of the process by default.
+    """
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(args=None if argv is None else list(argv), prog_name="manyheads")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except Fault as fault:
+        print(f"Error: {fault}", file=sys.stderr)
+        return fault.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _unexpected(error)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _unexpected(error: Exception) -> int:
+    if _State.verbose:
+        import traceback
+
+        traceback.print_exc()
+    text = " ".join(str(error).split()) or "no message"
+    hint = "" if _State.verbose else " Run again with -v for the traceback, and please report it."
+    print(f"Unexpected error: {type(error).__name__}: {text[:500]}.{hint}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
