@@ -105,7 +105,7 @@ def test_training_dropout_and_evaluation(case):
 @pytest.mark.parametrize("embedding", ["none", "periodic", "piecewise"])
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_linear_path(activation, embedding, residual):
-    """With the hidden part zeroed, the last features still hold stage 0 untouched, so the model contains the linear one."""
+    """With the hidden part zeroed, the last features still hold stage 0: the model contains the linear one."""
     encoder = find(Encoder, "tabular")(
         {"t": layout_of("tabular")},
         d_hidden=6, n_layers=3, activation=activation, embedding=embedding, residual=residual, linear_path=True,

@@ -216,7 +216,8 @@ def test_a_step_in_four_parts_is_one_step(float64, pooled):
         for balance in catalogue(Balance):
             model = _net(tasks).double()
             training = _training(
-                model, {"t": rows}, {"t": rows}, tasks, balance=balance(), batch_size=size, objective=Supervised(pooled=pooled),
+                model, {"t": rows}, {"t": rows}, tasks, balance=balance(), batch_size=size,
+                objective=Supervised(pooled=pooled),
                 trainer={"accumulate_grad_batches": parts, "max_epochs": 5, "precision": "64"},
                 optim={"optimizer": {"name": "SGD"}, "lr": 0.05},
             )  # fmt: skip
@@ -293,7 +294,7 @@ def _make(folder, kind, callbacks=(), trainer=None):
         tasks=tasks,
         balance=find(Balance, "uncertainty")(lr=0.05),
         optim=settings,
-        trainer={"max_epochs": 5, **more, **(trainer or {})},
+        trainer={"max_epochs": 4, **more, **(trainer or {})},
         sampling={"mode": "uniform", "schedule": "alternating" if kind == "alternating" else "joint", "seed": 3},
         folder=folder,
         callbacks=callbacks,
@@ -338,7 +339,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, kind, politely):
     (tmp_path / "whole").mkdir()
     expected = _found(straight, straight.run())
     steps = random.Random(f"{kind} {politely}").sample(range(1, expected["step"] + 1), 2)
-    for stops in ([steps[0]], sorted(steps), [expected["step"]]):
+    for stops in (sorted(steps), [expected["step"]]):
         folder = tmp_path / f"stopped-{'-'.join(map(str, stops))}"
         folder.mkdir(exist_ok=True)
         for i, step in enumerate(stops):
@@ -510,7 +511,7 @@ def test_divergence_is_said():
 
 
 def test_one_task_that_is_not_finite_does_not_stop_the_others():
-    """The error of a task overflows at every step: it is dropped and counted, the others learn as if it were not there."""
+    """The error of a task overflows at every step: it is dropped and counted, the others learn as without it."""
     count = find(Task, "count")("n")
     tasks = [*small_tasks(), count]
     model, without = _net(tasks), _net(tasks[:4])
