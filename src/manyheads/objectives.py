@@ -80,7 +80,7 @@ class Supervised(Objective):
             divisor = counts.sum().expand_as(counts) if self.pooled else counts
         vector, apart = vector / divisor, None
         if trace is not None and trace.apart:
-            apart = {t: sum(s for n, s, _ in summed if n == (t,)).squeeze(0) / divisor[i] for i, t in enumerate(names)}
+            apart = {t: torch.cat([s for n, s, _ in summed if n == (t,)]).sum() / divisor[i] for i, t in enumerate(names)}
             vector = torch.stack(list(apart.values()))
         return Losses(
             names,
