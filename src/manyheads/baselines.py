@@ -73,12 +73,13 @@ class _Problem(NamedTuple):
 
 
 def _problems(task: Task, target: Tensor, known: Tensor, weight: Tensor | None) -> list[_Problem]:
-    y, there = target.numpy().astype(np.float64), known.numpy().astype(bool)
-    w = np.ones(y.shape) if weight is None else weight.numpy().astype(np.float64)
-    there = there & (w > 0)
+    y: Array = target.numpy().astype(np.float64)
+    w: Array = np.ones(y.shape) if weight is None else weight.numpy().astype(np.float64)
+    there: Array = known.numpy().astype(bool) & (w > 0)
     if task.kind == "ordinal":
         levels = np.arange(len(getattr(task, "classes", ())) - 1)
-        y, there, w = y[:, None] > levels, *(np.repeat(v[:, None], len(levels), 1) for v in (there, w))
+        y = y[:, None] > levels
+        there, w = (np.repeat(v[:, None], len(levels), 1) for v in (there, w))
     if y.ndim == 1:
         y, there, w = y[:, None], there[:, None], w[:, None]
     form: Form = "classes"
@@ -198,7 +199,7 @@ class _Learner(ABC):
 
 
 class _Linear(_Learner):
-    """Ridge, logistic and Poisson regression on numbers as they are and codes one-hot; levels are shrunk by the L2 term."""
+    """Ridge, logistic and Poisson regression on numbers as they are and codes one-hot; L2 shrinks rare levels."""
 
     penalties: ClassVar = np.logspace(-2, 6, 33)
     """Of ridge regression: sum of squares + penalty |w|^2."""
@@ -281,17 +282,20 @@ class _Trees(NamedTuple):
 class _Boosting(_Learner):
     """Histogram gradient boosting of small slow trees that look at 40 % of the columns per split.
 
-    The budget of the choice falls with labels x trees per iteration:
+    The budget of the choice falls with rows x trees per iteration:
 
-    ============================  ==============================  =========
-    rows x classes                configurations                  folds
-    ============================  ==============================  =========
-    up to 200                     3 and 6 leaves, rate .1         3
-    up to 600                     3, 6 leaves, 12 at rate .05     5
-    up to 6,000                   3, 6, 12, 24 leaves             3
-    up to 60,000                  6, 24 leaves                    3
-    more                          24 leaves                       1 of 5
-    ============================  ==============================  =========
+    ================  ================================================  ==========
+    rows x classes    configurations (leaves, learning rate)            folds
+    ================  ================================================  ==========
+    up to 150         3 at .1                                           3
+    up to 500         3 at .1                                           5
+    up to 6,000       3 at .1; 6, 12 and 24 at .07                      3
+    up to 60,000      6 and 24 at .1                                    3
+    more              24 at .1                                          1 out of 5
+    ================  ================================================  ==========
+
+    Configurations are tried in this order, until one is worse than the one before; on few rows the choice among more
+    of them loses more than it gains (tried).
 
     The number of iterations is where the error over all held-out rows is least: trees are added to the models of all
     folds, 50, 100, 200, 400 in all, until that place is well behind. Codes are categories; past 250 levels in the
@@ -320,12 +324,14 @@ class _Boosting(_Learner):
         """(configurations, folds, folds that are run)."""
         classes = 1 if problem.present is None or len(problem.present) == 2 else len(problem.present)
         load = len(problem.y) * classes
-        if load <= 200:
-            return [_Shape(0.1, 3, 1.0), _Shape(0.1, 6, 1.0)], 3, 3
-        if load <= 600:
-            return [_Shape(0.1, 3, 1.0), _Shape(0.05, 6, 1.0), _Shape(0.05, 12, 10.0)], 5, 5
+        if load <= 500:
+            return [_Shape(0.1, 3, 1.0)], *((3, 3) if load <= 150 else (5, 5))
         if load <= 6_000:
-            return [_Shape(0.1, 3, 1.0), _Shape(0.05, 6, 1.0), _Shape(0.05, 12, 10.0), _Shape(0.05, 24, 10.0)], 3, 3
+            return (
+                [_Shape(0.1, 3, 1.0), *(_Shape(0.07, leaves, l2) for leaves, l2 in ((6, 1.0), (12, 10.0), (24, 10.0)))],
+                3,
+                3,
+            )
         if load <= 60_000:
             return [_Shape(0.1, 6, 1.0), _Shape(0.1, 24, 10.0)], 3, 3
         return [_Shape(0.1, 24, 10.0)], 5, 1
@@ -333,9 +339,13 @@ class _Boosting(_Learner):
     def choose(self, X: Any, problem: _Problem, seed: int) -> Any:
         shapes, k, run = self.budget(problem)
         parts = list(_parts(problem, k, seed))[:run]
-        found = [(*self._iterations(X, problem, parts, shape, seed), shape) for shape in shapes]
-        _, iterations, shape = min(found, key=lambda f: f[0])
-        return _Trees(shape, iterations)
+        least, best = np.inf, _Trees(shapes[0], 1)
+        for shape in shapes:
+            cost, iterations = self._iterations(X, problem, parts, shape, seed)
+            if not cost < least:
+                break
+            least, best = cost, _Trees(shape, iterations)
+        return best
 
     def _iterations(
         self, X: Any, problem: _Problem, parts: list[tuple[Array, Array, _Problem]], shape: _Shape, seed: int
@@ -407,7 +417,7 @@ def _parts(problem: _Problem, k: int, seed: int) -> Iterator[tuple[Array, Array,
 @contextmanager
 def _quiet() -> Iterator[None]:
     """One thread, and no word from the solvers: a setting at which one stops early is judged like the others."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1), np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -496,18 +506,17 @@ def constant(
     """
     metric = metrics.find(task.metrics[0])
     rows = known.flatten(1).any(1) if known.dim() > 1 else known
-    y, there = task.truth(target[rows]), known[rows].numpy()
+    y, there, lost = task.truth(target[rows]), known[rows].numpy(), np.zeros(0, bool)
     if there.ndim > 1 and len(there):  # a label without a known row is as likely as not
-        there, y = there.copy(), y.astype(np.float64)
-        y[:, ~there.any(0)], there[:, ~there.any(0)] = 0.5, True
+        there, y, lost = there.copy(), y.copy(), ~there.any(0)
+        y[:, lost], there[:, lost] = 0, True
     classes = len(getattr(task, "classes", ())) if task.kind in ("multiclass", "ordinal") else None
 
     def predict(inputs: Inputs) -> Predicted:
         found = metrics.constant_prediction(metric, y, len(inputs["numeric"]), classes, there)
-        if there.ndim == 1:
+        if not lost.any():
             return found
-        proba = np.stack([np.full(len(inputs["numeric"]), y[k, i].mean()) for i, k in enumerate(there.T)], 1)
-        return Predicted((proba > 0.5).astype(np.int64), proba)
+        return Predicted(found.value, np.where(lost, 0.5, np.asarray(found.proba)))
 
     return predict
 
@@ -633,8 +642,8 @@ def run(
     """Simple models of one task, fitted and scored.
 
     Tables with the same feature columns are one source already, and share a model. A task that sources of different
-    columns label has a model per source, which knows nothing of the others; their predictions are scored together. Where
-    a source has no training label, the constant of the other sources stands in.
+    columns label has a model per source, which knows nothing of the others; their predictions are scored together.
+    Where a source has no training label, the constant of the other sources stands in.
 
     Args:
         methods: words of `BASELINES`.
@@ -726,9 +735,8 @@ def _scored(
         groups = None if metric.column is None else whole.extra[metric.column]
         several = whole.known.numpy() if whole.known.dim() > 1 else None
         value, why = metric(truth, predicted, groups=groups, known=several)
-    score = Score(
-        task=task.name, metric=metric.name, value=value, labels=labels, greater_is_better=metric.greater_is_better, why=why
-    )
+    up = metric.greater_is_better
+    score = Score(task=task.name, metric=metric.name, value=value, labels=labels, greater_is_better=up, why=why)
     return Baseline(method, score, predicted, truth, seconds, rows, note)
 
 
