@@ -80,7 +80,8 @@ class Supervised(Objective):
             divisor = counts.sum().expand_as(counts) if self.pooled else counts
         vector, apart = vector / divisor, None
         if trace is not None and trace.apart:
-            apart = {t: torch.cat([s for n, s, _ in summed if n == (t,)]).sum() / divisor[i] for i, t in enumerate(names)}
+            sums = {t: torch.cat([s for n, s, _ in summed if n == (t,)]).sum() for t in names}
+            apart = {t: sums[t] / divisor[i] for i, t in enumerate(names)}
             vector = torch.stack(list(apart.values()))
         return Losses(
             names,
