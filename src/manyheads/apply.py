@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from . import gates
+from .build import Prepared
 from .catalog import hint
 from .data.assemble import Dataset
 from .door import Door, comparison_json, scores_json
 from .evaluate import run, score
 from .faults import ConfigError, DataError
-from .intake import of_file
+from .intake import Intake, of_file
+from .members import Members
 from .modelfile import load
 from .results import Scores
+from .spec import RunSpec
+from .train import Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,8 +176,111 @@ def evaluate(
     if absent:
         door.warn(f"Table `{table.name}` should label every task. Found no target column of {', '.join(absent)}.")
     door.screen.scores([Scores(split=str(table.name), scores=found.scores)])
-    gates.check(demands, [found])
-    return {"scores": scores_json([found])["test"], "rows": len(frame), "warnings": door.warned}
+    answer = {"scores": scores_json([found])["test"], "rows": len(frame), "warnings": door.warned}
+    return gates.check(demands, [found], answer)
+
+
+# ---- a run's own rows
+
+
+class Trained(Protocol):
+    """A run after its training."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """Its config."""
+
+    @property
+    def intake(self) -> Intake:
+        """Its tables."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """Its rows."""
+
+    @property
+    def training(self) -> Training | Members:
+        """Its training."""
+
+
+def of_part(ready: Trained, model: Any, part: str) -> pd.DataFrame:
+    """The rows of a part in the tables' order: table and row, ids, and every task's columns.
+
+    Args:
+        ready: the run.
+        model: its model.
+        part: train, valid or test.
+    """
+    import pandas as pd
+
+    frames = []
+    for name, frame in ready.intake.tables.items():
+        rows = np.flatnonzero(ready.intake.parts[name] == part)
+        if len(rows):
+            chosen = frame.iloc[rows].reset_index(drop=True)
+            found = outputs(model, ready.prepared.dataset, name, chosen)
+            frames.append(_led(ready, pd.Series(name, chosen.index), rows, found))
+    return pd.concat(frames, ignore_index=True)
+
+
+def out_of_fold(ready: Trained) -> pd.DataFrame:
+    """The training rows that members held out, each as the member saw it that did not learn from it.
+
+    Args:
+        ready: the run.
+    """
+    import pandas as pd
+
+    training = ready.training
+    runs = training.runs if isinstance(training, Members) else [training]
+    tasks: Any = training.model.tasks
+    tables, rows = _origin(ready)
+    frames = []
+    for one in runs:
+        for source, held in one.valid.items():
+            learned = (one.sampler.within or {}).get(source)
+            index = np.setdiff1d(np.arange(len(tables[source])), [] if learned is None else learned.numpy())
+            if len(index) != len(held):
+                continue
+            columns: dict[str, Any] = {}
+            for task, output in run(one.model, held, held.tasks, source).items():
+                described = tasks[task]
+                columns |= described.columns(described.predict(output))
+            frames.append(_led(ready, pd.Series(tables[source][index]), rows[source][index], pd.DataFrame(columns)))
+    whole = pd.concat(frames, ignore_index=True)
+    order = [c for c in ("table", "row") if c in whole.columns]
+    return whole.sort_values(order, kind="stable", ignore_index=True) if len(order) == 2 else whole
+
+
+def _origin(ready: Trained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Per source the table, and the row within it, of each training row."""
+    names: dict[str, list[np.ndarray]] = {}
+    rows: dict[str, list[np.ndarray]] = {}
+    for name, (source, _, _) in ready.prepared.dataset.offsets(ready.intake.tables).items():
+        found = np.flatnonzero(ready.intake.parts[name] == "train")
+        names.setdefault(source, []).append(np.full(len(found), name, dtype=object))
+        rows.setdefault(source, []).append(found)
+    return {s: np.concatenate(n) for s, n in names.items()}, {s: np.concatenate(r) for s, r in rows.items()}
+
+
+def _led(ready: Trained, tables: pd.Series, rows: np.ndarray, found: pd.DataFrame) -> pd.DataFrame:
+    """Predictions after table, row and ids; a column that a task is named like gives way."""
+    import pandas as pd
+
+    lead: dict[str, Any] = {"table": tables.to_numpy(), "row": rows}
+    for column in ready.spec.data.ids:
+        parts = [
+            ready.intake.tables[t][column].iloc[rows[tables.to_numpy() == t]]
+            for t in dict.fromkeys(tables)
+            if column in ready.intake.tables[t].columns
+        ]
+        if sum(map(len, parts)) == len(rows):
+            lead[column] = pd.concat(parts).to_numpy()
+    kept = pd.DataFrame({c: v for c, v in lead.items() if c not in found.columns})
+    return pd.concat([kept, found.reset_index(drop=True)], axis=1)
+
+
+# ---- anyone's scores
 
 
 def verdict(

@@ -7,6 +7,23 @@ from collections.abc import Sequence
 from ._version import __version__
 from .results import Scores, TaskInfo
 
+_USE = """
+## Use
+
+```python
+import manyheads as mh
+
+learner = mh.Learner.load("model/")  # this folder
+learner.predict(table)  # a data frame
+```
+
+```sh
+manyheads predict RUN TABLE.csv -o predictions.csv
+```
+
+Missing inputs and unknown categories are accepted. The scores hold for rows drawn like those it was trained on.
+"""
+
 
 def card(title: str, tasks: Sequence[TaskInfo], scores: Sequence[Scores]) -> str:
     """A model card in Markdown.
@@ -41,13 +58,7 @@ def card(title: str, tasks: Sequence[TaskInfo], scores: Sequence[Scores]) -> str
             f"| {_cell(s.task)} | {s.metric} | {_number(s.value)} | {_interval(s.interval)} | {s.labels} |"
             for s in found.scores
         ]
-    lines += [
-        "", "## Use", "", "```python", "import manyheads as mh", "",
-        'learner = mh.Learner.load("model/")        # this folder', "learner.predict(table)                    # a data frame",
-        "```", "", "```sh", "manyheads predict RUN TABLE.csv -o predictions.csv", "```", "",
-        "Missing inputs and unknown categories are accepted. The scores hold for rows drawn like the ones it was trained on.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join([*lines, _USE])
 
 
 def _cell(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ._version import __version__
-from .faults import ConfigError, Fault
+from .faults import ConfigError, Fault, GateError
 
 if TYPE_CHECKING:
     from .door import Door
@@ -72,8 +72,8 @@ def _root(
 @app.command()
 def demo(
     output: Folder, overrides: Overrides = None, repeats: Repeats = 5, seed: Seed = None, device: Device = None,
-    force: Force = False, no_worse: NoWorse = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
-    threads: Threads = None,
+    force: Force = False, no_worse: NoWorse = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """The whole road on built-in real data: train a joint model, compare it with others, write a report."""
     door = _door(as_json, quiet, verbose, threads, force=force)
@@ -156,7 +156,7 @@ def predict(
 @app.command()
 def compare(
     config: Config, output: Folder, overrides: Overrides = None, repeats: Repeats = 10,
-    methods: Annotated[str | None, typer.Option("--methods", help="Methods to set beside, with commas between.")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Methods to set beside, commas between.")] = None,
     no_worse: NoWorse = False, seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
@@ -253,10 +253,16 @@ def _words(text: str | None) -> list[str] | None:
 
 
 def _answer(as_json: bool, act: Callable[[], Any]) -> None:
-    value = act()
-    if as_json:
+    missed, value = None, None
+    try:
+        value = act()
+    except GateError as error:
+        missed, value = error, getattr(error, "answer", None)
+    if as_json and value is not None:
         sys.stdout.flush()
         print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    if missed is not None:
+        raise missed
 
 
 def _terminated(number: int, frame: object) -> NoReturn:

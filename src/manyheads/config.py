@@ -181,11 +181,15 @@ def _laid(base: Mapping[str, Any], changes: Mapping[str, Any], place: tuple[str,
     result = dict(base)
     for key, value in changes.items():
         old, here = result.get(key), (*place, key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both and here in WORDS and "name" in old and value.get("name", old["name"]) != old["name"]:  # type: ignore[union-attr, index]
-            both = False
-        result[key] = _laid(old, value, here) if both else value  # type: ignore[arg-type]
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping) or _another_word(here, old, value):
+            result[key] = value
+        else:
+            result[key] = _laid(old, value, here)
     return result
+
+
+def _another_word(place: tuple[str, ...], old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return place in WORDS and "name" in old and new.get("name", old["name"]) != old["name"]
 
 
 def _with_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -217,7 +217,8 @@ class Watch(Callback):
             value = best.value if best.value is None or metric.greater_is_better else -best.value
             table.add_row(
                 name, number(last.get(("train", name, "loss"))), metric.name,
-                number(last.get(("valid", name, metric.name))), number(value), str(best.epoch + 1) if best.epoch >= 0 else "–",
+                number(last.get(("valid", name, metric.name))), number(value),
+                str(best.epoch + 1) if best.epoch >= 0 else "–",
             )  # fmt: skip
         return table
 

@@ -85,9 +85,12 @@ def catalogue(word: str, door: Door) -> dict[str, Any]:
         raise ConfigError(f"--list should name a catalogue. Found `{word}`. {hint(word, CATALOGUES)}")
     found = entries(word)
     for name, entry in found.items():
-        reference = f"\n{entry['reference']}" if entry["reference"] else ""
-        listed = ", ".join(f"{k}: {_plain(v)}" for k, v in entry["settings"].items())
-        door.screen.show(settings_table(f"{name}: {entry['sentence']}{reference}", {"settings": listed or "none"}))
+        door.screen.say(f"{name}: {entry['sentence']}")
+        for key, value in entry["settings"].items():
+            needed = "needed" if key in entry["required"] else f"default {_plain(value)}"
+            door.screen.say(f"    {key} ({needed})")
+        if entry["reference"]:
+            door.screen.say(f"    Reference: {entry['reference']}")
     if not found:
         door.screen.say(f"No {word} yet.")
     return {word: found}

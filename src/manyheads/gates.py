@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from . import metrics
@@ -66,15 +67,31 @@ def named(gates: Sequence[Gate], tasks: Sequence[str]) -> None:
             raise ConfigError(f"--fail-under should name a task. Found `{gate.task}`. {hint(gate.task, tasks)}")
 
 
-def check(gates: Sequence[Gate], found: Sequence[Scores], skill: float | None = None) -> None:
-    """See that every gate is met.
+class MissedGateError(GateError):
+    """A gate was not met; the command's answer is still there to be printed.
+
+    Args:
+        message: two sentences.
+        answer: what ``--json`` prints.
+    """
+
+    def __init__(self, message: str, answer: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.answer = dict(answer)
+
+
+def check(
+    gates: Sequence[Gate], found: Sequence[Scores], answer: Mapping[str, Any], skill: float | None = None
+) -> dict[str, Any]:
+    """The command's answer, when every gate is met.
 
     Args:
         found: the scores of each split.
+        answer: what ``--json`` prints.
         skill: the best mean skill on validation.
 
     Raises:
-        GateError: a number is worse than demanded, or undefined.
+        MissedGateError: a number is worse than demanded, or undefined.
         ConfigError: a gate names a number that was not measured.
     """
     values = {(s.split, x.task, x.metric): x.value for s in found for x in s.scores}
@@ -94,20 +111,28 @@ def check(gates: Sequence[Gate], found: Sequence[Scores], skill: float | None = 
                 f"{gate.key} should be at {'least' if greater else 'most'} {gate.bound:g}. Found {_text(value)}"
             )
     if missed:
-        raise GateError("Gate not met: " + "; ".join(missed) + ".")
+        raise MissedGateError("Gate not met: " + "; ".join(missed) + ".", answer)
+    return dict(answer)
 
 
 def _text(value: float | None) -> str:
     return "no value" if value is None else f"{value:.6g}"
 
 
-def not_worse(comparison: Comparison) -> None:
-    """See that sharing hurts no task.
+def not_worse(comparison: Comparison, answer: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
+    """The command's answer, when sharing hurts no task.
+
+    Args:
+        answer: what ``--json`` prints.
+        strict: whether this is demanded at all.
 
     Raises:
-        GateError: it hurts one beyond noise.
+        MissedGateError: it hurts one beyond noise.
     """
     hurt = [name for name, task in comparison.tasks.items() if task.verdict == "hurts"]
-    if hurt:
+    if hurt and strict:
         names = ", ".join(f"`{name}`" for name in hurt)
-        raise GateError(f"Gate not met: no task should be worse than with a model of its own. Found {names} worse.")
+        raise MissedGateError(
+            f"Gate not met: no task should be worse than with a model of its own. Found {names} worse.", answer
+        )
+    return dict(answer)

@@ -69,7 +69,8 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
     files = {part: path for part in _PARTS if (path := getattr(data, part)) is not None}
     if files and data.tables:
         raise ConfigError(
-            "`data` should name one table (`data.train`) or several (`data.tables`). Found both; move the one into the other."
+            "`data` should name one table (`data.train`) or several (`data.tables`). Found both; move the one into the "
+            "other."
         )
     if data.tables:
         tables, targets = _several(data.tables, tasks)
@@ -141,7 +142,7 @@ def _concat(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def equal_rows(intake: Intake, features: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Per table, how many rows outside train have exactly the features of a row inside; tables without any are left out.
+    """Per table, how many rows outside train have exactly the features of a row inside; tables without are left out.
 
     Args:
         intake: tables and parts.

@@ -65,8 +65,8 @@ class RunFolder(Callback):
             return False
         if not self.ours:
             raise ConfigError(
-                f"`{self.path}` should be empty, or the folder of a run. Found other files there, which are left alone; choose "
-                "another folder."
+                f"`{self.path}` should be empty, or the folder of a run. Found other files there, which are left "
+                "alone; choose another folder."
             )
         if resume and spec is not None:
             self._same_config(spec)
@@ -120,8 +120,8 @@ class RunFolder(Callback):
         if changes:
             listed = "; ".join(f"`{key}` was {old!r} and is {new!r}" for key, old, new in changes)
             raise ConfigError(
-                f"--resume should have the config that the run in `{self.path}` began with (only trainer.max_epochs and "
-                f"trainer.max_steps may grow). Found that {listed}; start anew in another folder, or with --force."
+                f"--resume should have the config that the run in `{self.path}` began with (only trainer.max_epochs "
+                f"and trainer.max_steps may grow). Found that {listed}; start anew in another folder, or with --force."
             )
 
     @property
@@ -178,8 +178,8 @@ class RunFolder(Callback):
         path = self.path / "splits.parquet"
         if path.exists() and not pd.read_parquet(path).astype(str).equals(splits.reset_index(drop=True).astype(str)):
             raise DataError(
-                f"--resume should find the rows that the run in `{self.path}` began with. Found that tables or split have "
-                "changed since; start anew in another folder, or with --force."
+                f"--resume should find the rows that the run in `{self.path}` began with. Found that tables or split "
+                "have changed since; start anew in another folder, or with --force."
             )
         self.parquet("splits.parquet", splits)
 

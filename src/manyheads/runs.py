@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config, gates
-from .apply import outputs
+from .apply import of_part, out_of_fold
 from .build import Prepared, make_training, prepare
 from .card import card
 from .display import Watch
 from .door import Door, comparison_json, scores_json, settings_of
 from .evaluate import measure, results, score
-from .faults import DataError
+from .faults import ConfigError, DataError
 from .intake import Intake, equal_rows, take_in
 from .members import Members
 from .modelfile import save
@@ -29,7 +29,7 @@ from .tasks import Task
 from .train import Callback, Training
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Ready:
     @property
     def remarks(self) -> list[str]:
         """What should be known before the first step."""
-        parameters = sum(p.numel() for p in self.training.model.parameters())
+        one = sum(p.numel() for p in self.training.model.parameters())
+        parameters = one * (len(self.training.runs) if isinstance(self.training, Members) else 1)
         rows = sum(len(part) for part in self.intake.parts.values())
         return [f"{rows:,} rows, {parameters:,} parameters, at most {self.training.n_epochs} epochs."]
 
@@ -69,8 +70,8 @@ def make_ready(spec: RunSpec, door: Door, folder: Path | None = None, callbacks:
     for name, n in equal_rows(intake, features).items():
         outside = int((intake.parts[name] != "train").sum())
         door.warn(
-            f"Table `{name}` should have rows of its own outside the training part. Found {n} of {outside} whose features "
-            "equal a training row's: their scores are partly memory; a split by group would keep them together."
+            f"Table `{name}` should have rows of its own outside the training part. Found {n} of {outside} "
+            "whose features equal a training row's: their scores are partly memory; a split by group would keep them together."
         )
     layouts = prepared.dataset.preprocess.layouts
     training = make_training(
@@ -106,8 +107,7 @@ def train(spec: RunSpec, output: Path, door: Door, demands: Sequence[gates.Gate]
     if there and folder.finished and not _grown(folder, spec):
         door.screen.say(f"The run in {output} is finished; nothing is left to do.")
         report = read_report(output)
-        gates.check(demands, report.scores, _skill(report.history))
-        return _summary(output, report)
+        return gates.check(demands, report.scores, _summary(output, report), _skill(report.history))
     watch = Watch(door.screen)
     with door.hearing():
         ready = make_ready(spec, door, None if door.dry_run else folder.checkpoints, [folder, watch])
@@ -120,8 +120,7 @@ def train(spec: RunSpec, output: Path, door: Door, demands: Sequence[gates.Gate]
         report = _finish(ready, folder, door)
     door.screen.scores(report.scores)
     door.screen.end(door.warned, _next(output, spec))
-    gates.check(demands, report.scores, _skill(report.history))
-    return _summary(output, report)
+    return gates.check(demands, report.scores, _summary(output, report), _skill(report.history))
 
 
 def _grown(folder: RunFolder, spec: RunSpec) -> bool:
@@ -191,10 +190,11 @@ def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     for part in ("valid", "test"):
         if rows := {t: taskset.to(dtype) for t, taskset in prepared.tasksets[part].items()}:
             found.append(score(model, rows, part, redraw=redraw))
-            folder.parquet(f"predictions/{part}.parquet", _predictions(ready, part))
+            folder.parquet(f"predictions/{part}.parquet", of_part(ready, model, part))
         elif part == "valid":
             scores = [s for t, r in held_out.items() for s in measure(model.tasks[t], r, None, 1000, redraw, part)]
             found.append(Scores(split=part, scores=tuple(scores)))
+            folder.parquet(f"predictions/{part}.parquet", out_of_fold(ready))
     title = f"manyheads: {', '.join(list(spec.tasks)[:4])}{', ...' if len(spec.tasks) > 4 else ''}"
     notes = {"scores": [s.model_dump(mode="json") for s in found], "seed": spec.seed}
     save(folder.path / "model", model, spec.model, dataset, card(title, ready.infos, found), notes)
@@ -204,25 +204,6 @@ def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     )  # fmt: skip
     folder.report(report)
     return report
-
-
-def _predictions(ready: Ready, part: str) -> pd.DataFrame:
-    """The rows of a part in the tables' order: table and row, ids, and every task's columns."""
-    import numpy as np
-    import pandas as pd
-
-    frames = []
-    for name, frame in ready.intake.tables.items():
-        rows = np.flatnonzero(ready.intake.parts[name] == part)
-        if not len(rows):
-            continue
-        chosen = frame.iloc[rows].reset_index(drop=True)
-        found = outputs(ready.training.model, ready.prepared.dataset, name, chosen)
-        lead = pd.DataFrame({"table": name, "row": rows})
-        ids = chosen[[c for c in ready.spec.data.ids if c in chosen.columns]]
-        lead = lead[[c for c in lead.columns if c not in found.columns and c not in ids.columns]]
-        frames.append(pd.concat([lead, ids[[c for c in ids.columns if c not in found.columns]], found], axis=1))
-    return pd.concat(frames, ignore_index=True)
 
 
 def _skill(history: History) -> float | None:
@@ -310,9 +291,7 @@ def compare(
         folder.report(report)
     door.screen.verdicts(comparison)
     door.screen.end(door.warned, [f"open {shlex.quote(str(output / 'report.html'))}"])
-    if strict:
-        gates.not_worse(comparison)
-    return comparison_json(comparison, output / "report.html")
+    return gates.not_worse(comparison, comparison_json(comparison, output / "report.html"), strict)
 
 
 def _compare(ready: Ready, door: Door, repeats: int, methods: Sequence[str] | None) -> Comparison:
@@ -385,9 +364,7 @@ def demo(
         page = folder.report(report.model_copy(update={"comparison": comparison, "warnings": tuple(door.warned)}))
     door.screen.verdicts(comparison)
     door.screen.end(door.warned, [f"open {page}", *_next(output, spec)[:1]])
-    if strict:
-        gates.not_worse(comparison)
-    return comparison_json(comparison, page)
+    return gates.not_worse(comparison, comparison_json(comparison, page), strict)
 
 
 # ---- report
@@ -419,11 +396,14 @@ def report(runs: Sequence[Path], output: Path, door: Door) -> dict[str, Any]:
         output: the page's file.
 
     Raises:
+        ConfigError: the page exists.
         DataError: a run has no report.
     """
     from .report import render
     from .train import write_atomically
 
+    if output.exists() and not door.force:
+        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
     found = [read_report(run) for run in runs]
     if not output.parent.is_dir():
         raise DataError(
