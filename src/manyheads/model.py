@@ -72,7 +72,7 @@ class Model(nn.Module):
         return Outputs([self._outputs(group, features) for group in self.groups(wanted, trace)])
 
     def groups(self, tasks: Sequence[str], trace: Trace | None = None) -> list[tuple[str, ...]]:
-        """These tasks by family: those whose outputs are computed together; each alone where a trace wants them apart."""
+        """These tasks by family: those whose outputs are computed together; each alone where a trace wants it so."""
         if trace is not None and trace.apart:
             return [(task,) for task in tasks]
         families: dict[Any, list[str]] = {}
