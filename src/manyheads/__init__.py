@@ -1,0 +1,50 @@
+"""manyheads: one model that serves many tasks, and an honest answer to whether it should.
+
+The public words are loaded when they are first used, so that `import manyheads` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import balance, objectives
+    from .data import datasets
+    from .data.sampler import Sampler
+    from .learner import Learner
+    from .tasks import Task
+    from .tasks.classification import Binary, Multiclass, Multilabel, Ordinal
+    from .tasks.regression import Count, Regression
+
+_WORDS = {
+    "Learner": "learner",
+    "Task": "tasks",
+    "Binary": "tasks.classification",
+    "Multiclass": "tasks.classification",
+    "Multilabel": "tasks.classification",
+    "Ordinal": "tasks.classification",
+    "Regression": "tasks.regression",
+    "Count": "tasks.regression",
+    "Sampler": "data.sampler",
+}
+_MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
+
+__all__ = [
+    "Binary", "Count", "Learner", "Multiclass", "Multilabel", "Ordinal", "Regression", "Sampler", "Task",
+    "__version__", "balance", "datasets", "objectives",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WORDS:
+        return getattr(importlib.import_module(f"{__name__}.{_WORDS[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,6 +14,7 @@ from .blocks import seed_of
 from .build import Prepared, make_training, prepare, split_parts
 from .data import Taskset
 from .evaluate import Result, measure, results
+from .members import Members
 from .results import Comparison, Method
 from .spec import RunSpec
 from .stacked import run_all
@@ -38,8 +39,8 @@ class _Repeat:
 
     prepared: Prepared
     seed: int
-    joint: Training | None = None
-    singles: dict[str, Training] = field(default_factory=dict)
+    joint: Training | Members | None = None
+    singles: dict[str, Training | Members] = field(default_factory=dict)
     found: dict[str, dict[str, Result]] = field(default_factory=dict)
     """net -> task -> outputs on the test rows."""
     values: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -138,23 +139,27 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None) 
     seconds = {}
     for kind in NETS:
         started = time.perf_counter()
-        runs = []
+        whole: list[Training | Members] = []
         for one in rounds:
             data, layouts = one.prepared, one.prepared.dataset.preprocess.layouts
             train, valid = data.tasksets["train"], data.tasksets["valid"]
             if kind == "joint":
                 one.joint = make_training(spec, layouts, data.tasks, train, valid, seed=one.seed)
-                runs.append(one.joint)
+                whole.append(one.joint)
                 continue
             alone = spec.model_copy(update={"sampling": spec.sampling.model_copy(update={"weights": {}, "mode": "proportional"})})
             for task in data.tasks:
                 mine = {table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None}
                 one.singles[task.name] = make_training(alone, layouts, [task], mine, _only(valid, task.name), seed=one.seed)
-                runs.append(one.singles[task.name])
+                whole.append(one.singles[task.name])
+        runs = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
         for run in runs:
             run.primary_only = True
         text = "joint model" if kind == "joint" else "single-task models"
         run_all(runs, None if progress is None else lambda done, n, text=text: progress(text, done, n))  # type: ignore[misc]
+        for ended in whole:
+            if isinstance(ended, Members):
+                ended.close()
         seconds[kind] = (time.perf_counter() - started) / max(len(rounds), 1)
     return seconds
 
@@ -195,20 +200,27 @@ def _baselines(
     rounds: Sequence[_Repeat], methods: Sequence[str], fixed: bool, n_jobs: int, progress: Progress | None
 ) -> dict[str, float]:
     seconds = dict.fromkeys(methods, 0.0)
+    done, total = 0, len(rounds) * len(rounds[0].prepared.tasks) if not fixed else len(rounds[0].prepared.tasks)
+
+    def tell(_: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("simple baselines", done, total)
+
     for r, one in enumerate(rounds):
         if fixed and r:
-            for method in methods:
-                one.values[method] = rounds[0].values[method]
+            one.values |= {method: rounds[0].values[method] for method in methods}
             continue
         data = one.prepared
-        both = [rows for part in ("train", "valid") for rows in (data.tasksets[part],)]
+        both = [data.tasksets[part] for part in ("train", "valid")]
         found = baselines.run_all(
-            methods, data.tasks, both, data.tasksets["test"], data.dataset.preprocess.layouts, seed=one.seed % 2**31, n_jobs=n_jobs,
-            progress=None if progress is None else lambda done, n, r=r: progress("baselines", r * n + done, n * len(rounds)),  # type: ignore[misc]
+            methods, data.tasks, both, data.tasksets["test"], data.dataset.preprocess.layouts,
+            seed=one.seed % 2**31, n_jobs=n_jobs, progress=tell,
         )  # fmt: skip
         for method in methods:
-            one.values[method] = {t.name: found[t.name][method].value for t in data.tasks if t.name in found}
-            seconds[method] += sum(found[t][method].seconds for t in found) / len(rounds)
+            one.values[method] = {task: own[method].score.value for task, own in found.items() if method in own}
+            seconds[method] += sum(own[method].seconds for own in found.values() if method in own) / len(rounds)
     return seconds
 
 
@@ -258,17 +270,26 @@ def _parameters(one: _Repeat, method: str) -> int | None:
     return None
 
 
+def _lead(run: Training | Members) -> Training:
+    return run.runs[0] if isinstance(run, Members) else run
+
+
+def _updates(run: Training | Members) -> int:
+    """Steps of a run; of the member that took most."""
+    return max(r.step for r in run.runs) if isinstance(run, Members) else run.step
+
+
 def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, float]) -> dict[str, Any]:
     joint = [one.joint for one in rounds if one.joint is not None]
     singles = [t for one in rounds for t in one.singles.values()]
     return {
         "epochs at most": spec.trainer.max_epochs,
-        "batch size": spec.sampling.batch_size,
+        "batch size": _lead(joint[0]).sampler.batch_size,
         "patience": spec.trainer.patience,
         "members": spec.model.members,
         "tuning trials": 0,
-        "updates of the joint model (mean)": round(float(np.mean([t.step for t in joint])), 1),
-        "updates of all single-task models (mean)": round(float(np.sum([t.step for t in singles])) / len(rounds), 1),
+        "updates of the joint model (mean)": round(float(np.mean([_updates(t) for t in joint])), 1),
+        "updates of all single-task models (mean)": round(float(np.sum([_updates(t) for t in singles])) / len(rounds), 1),
         "parameters of the joint model": _parameters(rounds[0], "joint"),
         "parameters of all single-task models": _parameters(rounds[0], "single"),
         "seconds per repeat": {k: round(v, 2) for k, v in seconds.items()},

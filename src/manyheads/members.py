@@ -44,9 +44,18 @@ class Members:
         self.events: list[dict[str, Any]] = []
         self.epoch = self.step = 0
         self.finished = False
-        self.stack = Stack(self.runs) if len({signature(r) for r in runs}) == 1 and signature(lead) is not None else None
+        self._stack: Stack | None = None
         self.model: nn.Module = lead.model
         self._rng = lead.rng
+
+    @property
+    def stack(self) -> Stack | None:
+        """The members as one model, made when it is first needed; None where they must be trained in turn."""
+        if self._stack is None:
+            signatures = {signature(r) for r in self.runs}
+            if len(signatures) == 1 and None not in signatures:
+                self._stack = Stack(self.runs)
+        return self._stack
 
     @property
     def interrupted(self) -> bool:

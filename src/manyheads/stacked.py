@@ -118,6 +118,7 @@ class Stack:
         self.labels = [_Labels(runs, i) for i in range(len(_blocks(runs[0])))]
         self.names = [[t for b in _blocks(r) for t in b.tasks] for r in runs]
         self.table = next(iter(runs[0].sampler.tasksets))
+        self.constant: Tensor | None = None
         self.valid: dict[str, Tensor] = {}
         self.valid_which: Tensor | None = None
         if runs[0].valid:
@@ -233,17 +234,18 @@ class Stack:
 
     def _weights(self, losses: Tensor, present: Tensor) -> Tensor:
         """Each run's own balance weighs its own losses (runs, tasks); absent ones weigh nothing."""
+        if self.constant is not None:
+            return self.constant * present
         weights = torch.zeros(losses.shape, dtype=losses.dtype)
         for i, (run, names) in enumerate(zip(self.runs, self.names, strict=True)):
             balance = run.balance
             assert isinstance(balance, Weighting)
-            if balance.constant and balance.last_weights:
-                weights[i] = torch.tensor([balance.last_weights[t] for t in names])
-                continue
             there = list(range(len(names))) if balance.constant else present[i].nonzero().flatten().tolist()
             own = [names[k] for k in there]
             if own:
                 weights[i, there] = balance.weigh(Losses(own, losses[i, there].detach(), weight={t: run.tasks[t].weight for t in own}))
+        if all(run.balance.constant for run in self.runs):
+            self.constant = weights
         return weights * present
 
     def _losses(
@@ -344,6 +346,7 @@ class Stack:
                 k: v[index] if isinstance(v, Tensor) and v.shape == weight.shape else v
                 for k, v in old_state.get(weight, {}).items()
             }
+        self.constant = None
         self.which = self.which[index]
         if self.valid_which is not None:
             self.valid_which = self.valid_which[index]

@@ -174,6 +174,10 @@ class Training:
         self.model.eval()
         self.tell("on_end")
 
+    def held_out(self) -> dict[str, Result]:
+        """Outputs and labels of the validation rows, by the model as it is now."""
+        return results(self.model, self.valid)
+
     # -- one epoch
 
     def _epoch(self) -> None:

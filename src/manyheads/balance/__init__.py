@@ -209,3 +209,14 @@ class Weighting(Balance):
             total = total + extra
         (total * scale if scale != 1.0 else total).backward()
         self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
+
+
+def __getattr__(name: str) -> Any:
+    """The answers of this folder by their class name: ``balance.Equal``."""
+    from ..catalog import find, index
+
+    if name.lower() in index(Balance):
+        cls = find(Balance, name)  # type: ignore[type-abstract]
+        if cls.__name__ == name:
+            return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +151,10 @@ class Dataset:
             inputs = self.preprocess.inputs(self.preprocess.join(frames, source), source)
             answer[source] = Taskset(inputs, blocks, self._extra(frames, labels), torch.from_numpy(domain), domains)
         return answer
+
+    def with_tasks(self, tasks: Sequence[Task]) -> Dataset:
+        """The same, with tasks that have learned more."""
+        return replace(self, tasks=tuple(tasks))
 
     def offsets(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, int, int]]:
         """{table: (source, start, stop)}: where the rows of each table are in `tasksets`."""
