@@ -28,6 +28,7 @@ WORDS: dict[tuple[str, ...], str | None] = {
     ("optim", "scheduler"): None,
 }
 """Places where a word alone may stand for ``{name: word}``, and the word by default."""
+_KEY = r"""(?:"[^"]+"|'[^']+'|[^."'])+"""
 _FILES = ("train", "valid", "test")
 
 
@@ -127,12 +128,12 @@ def override(text: str) -> dict[str, Any]:
         ConfigError: it does not read like that.
     """
     match = re.match(r"""((?:"[^"]*"|'[^']*'|[^="'])+)=(.*)$""", text, re.DOTALL)
-    keys = [] if match is None else [_unquoted(k) for k in re.findall(r"""(?:"[^"]*"|'[^']*'|[^.])+""", match[1])]
-    if match is None or not all(keys):
+    path = "" if match is None else match[1].strip()
+    if match is None or not re.fullmatch(rf"{_KEY}(?:\.{_KEY})*", path):
         raise ConfigError(f"An override should read `section.key=value`. Found `{text}`.")
     value = _parsed(match[2], f"The override `{text}`")
-    for key in reversed(keys):
-        value = {key: value}
+    for key in reversed(re.findall(_KEY, path)):
+        value = {_unquoted(key): value}
     return value
 
 

@@ -102,8 +102,9 @@ class RunFolder(Callback):
 
     def _sweep(self) -> None:
         """Remove temporary files of a run that was killed."""
-        for folder in (self.path, self.checkpoints, self.path / "predictions"):
-            for left in folder.glob(".*") if folder.is_dir() else ():
+        for found in [self.path, *(self.path / name for name in NAMES)]:
+            lefts = found.glob(".*") if found == self.path else found.rglob(".*")
+            for left in list(lefts) if found.is_dir() and not found.is_symlink() else ():
                 if re.fullmatch(r"\..+\.(tmp|old)|\.\d+\..+", left.name):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
 

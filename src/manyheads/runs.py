@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
@@ -71,7 +72,8 @@ def make_ready(spec: RunSpec, door: Door, folder: Path | None = None, callbacks:
         outside = int((intake.parts[name] != "train").sum())
         door.warn(
             f"Table `{name}` should have rows of its own outside the training part. Found {n} of {outside} "
-            "whose features equal a training row's: their scores are partly memory; a split by group would keep them together."
+            "whose features equal a training row's: their scores are partly memory; a split by group would keep them "
+            "together."
         )
     layouts = prepared.dataset.preprocess.layouts
     training = make_training(
@@ -223,7 +225,7 @@ def _summary(output: Path, report: Report) -> dict[str, Any]:
 
 def _next(output: Path, spec: RunSpec) -> list[str]:
     run = shlex.quote(str(output))
-    table = shlex.quote(Path(spec.data.test or spec.data.train or "TABLE.csv").name)
+    table = shlex.quote(os.path.relpath(spec.data.test or spec.data.train or "TABLE.csv"))
     return [
         f"manyheads predict {run} {table} -o predictions.csv",
         f"manyheads compare -c {shlex.quote(str(output / 'config.yaml'))} -o {shlex.quote(str(output) + '-compared')}",

@@ -1,0 +1,129 @@
+"""The command line's shell: help, version, usage, what machines read, what is told of unexpected errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import manyheads
+from manyheads import cli
+from manyheads.cli import main
+
+COMMANDS = ("demo", "init", "check", "train", "evaluate", "predict", "compare", "verdict", "report", "doctor")
+
+
+def _process(*words):
+    source = str(Path(manyheads.__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env={"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_help_is_quick_and_imports_no_torch():
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        found = _process("-m", "manyheads.cli", "--help")
+        seconds.append(time.perf_counter() - started)
+        assert found.returncode == 0
+    assert all(command in found.stdout for command in COMMANDS)
+    assert min(seconds) < 0.5 or min(seconds) < 3 * _bare()
+    loaded = _process("-X", "importtime", "-m", "manyheads.cli", "train", "--help").stderr
+    assert not {line.split("|")[-1].strip() for line in loaded.splitlines()} & {"torch", "pandas", "sklearn", "numpy"}
+
+
+def _bare():
+    """What the interpreter alone takes, on a machine that is busy."""
+    started = time.perf_counter()
+    _process("-c", "import typing, inspect, json, re, enum, dataclasses")
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert "Usage: manyheads " + command in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"manyheads {manyheads.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["trian"], ["train", "--nonsense"], ["train"], ["verdict", "s.csv", "--ratio", "x"]])
+def test_wrong_usage_is_2(words, capsys):
+    assert main(words) == 2
+    assert "Error" in capsys.readouterr().err
+
+
+def test_an_unexpected_error_is_one_line_and_a_hint(monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("the cat is on the keyboard")
+
+    monkeypatch.setattr(cli, "_door", broken)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Unexpected error: RuntimeError: the cat is on the keyboard.")
+    assert "-v" in said
+    assert "Traceback" not in said
+
+
+def test_doctor(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"manyheads", "python", "threads", "blas", "extras", "packages"} <= set(found)
+
+
+@pytest.mark.parametrize("word", ["tasks", "encoders", "sharing", "balance", "objectives", "penalties"])
+def test_doctor_lists_the_words_of_a_config(word, capsys):
+    assert main(["doctor", "--list", word, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])[word]
+    for entry in found.values():
+        assert entry["sentence"]
+        assert set(entry) == {"sentence", "settings", "required", "reference"}
+    known = {"tasks": "binary", "encoders": "tabular", "sharing": "hard", "balance": "equal"}
+    assert word not in known or known[word] in found
+
+
+def test_doctor_refuses_an_unknown_list(capsys):
+    assert main(["doctor", "--list", "task"]) == 2
+    assert "Did you mean `tasks`?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scores(tmp_path):
+    rows = [
+        {"task": task, "method": method, "split": split, "seed": 0, "value": base + split / 100 + gain * (method == "moe")}
+        for task, base, gain in (("buy", 0.7, 0.05), ("click", 0.6, 0.0))
+        for method in ("single", "moe")
+        for split in range(5)
+    ]
+    rows[5]["value"] += 0.001
+    path = tmp_path / "scores.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_verdict_on_anyones_scores(scores, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["verdict", str(scores), "-o", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["methods"]["moe"]["tasks"]["buy"]["verdict"] == "helps"
+    assert found["methods"]["moe"]["tasks"]["click"]["verdict"] == "undecided"
+    assert page.read_text().lower().startswith("<!doctype html>")
+
+
+def test_verdict_names_what_is_wrong(scores, capsys):
+    assert main(["verdict", str(scores), "--baseline", "singel"]) == 2
+    assert "Did you mean `single`?" in capsys.readouterr().err
+    pd.read_csv(scores).drop(columns="split").to_csv(scores, index=False)
+    assert main(["verdict", str(scores)]) == 3
+    said = capsys.readouterr().err
+    assert "scores.csv" in said
+    assert "`split`" in said
