@@ -141,20 +141,28 @@ def score(
 
 
 class Skill:
-    """How far each task's primary metric is from a constant predictor's towards the best there is.
+    """How far a metric of each task is from a constant predictor's towards the best there is.
 
     skill = (M - M_constant) / (M_best - M_constant) on these rows, with the constant fitted on the training labels.
 
     Args:
+        names: task -> metric.
         tasks: fitted tasks.
         train: training rows per table; the constants come from their labels.
         tasksets: the rows to score (validation).
     """
 
-    def __init__(self, tasks: Sequence[Task], train: Mapping[str, Taskset], tasksets: Mapping[str, Taskset]) -> None:
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        tasks: Sequence[Task],
+        train: Mapping[str, Taskset],
+        tasksets: Mapping[str, Taskset],
+    ) -> None:
+        self.metrics = {task: metrics.find(name) for task, name in names.items()}
         self.constants: dict[str, float | None] = {}
         for task in tasks:
-            metric = metrics.find(task.metrics[0])
+            metric = self.metrics[task.name]
             self.constants[task.name] = metric.constant
             if metric.constant is None:
                 fitted, scored = _labels(task, train), _labels(task, tasksets)
@@ -165,9 +173,9 @@ class Skill:
                 constant = metrics.constant_prediction(metric, fitted[0], len(scored[0]), classes, fitted[1])
                 self.constants[task.name] = metric(scored[0], constant, known=scored[1]).value
 
-    def __call__(self, task: Task, value: float | None) -> float | None:
-        """The skill of a value of the task's primary metric; None where it is undefined."""
-        return metrics.find(task.metrics[0]).skill(value, self.constants[task.name])
+    def __call__(self, task: str, value: float | None) -> float | None:
+        """The skill of a value of the task's metric; None where it is undefined."""
+        return self.metrics[task].skill(value, self.constants[task])
 
 
 def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[np.ndarray, np.ndarray | None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,8 @@ def signature(training: Training) -> Hashable | None:
     groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
     kinds = repr(base).replace("\n", "")
-    plan = tuple(len(d.rows) for d in training.sampler.plan(0))
-    return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, plan, settings.model_dump_json())
+    size = training.sampler.batch_size
+    return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, size, settings.model_dump_json())
 
 
 def _has_own_parts(model: Model) -> bool:
@@ -134,7 +135,7 @@ class Stack:
     @property
     def active(self) -> list[Training]:
         """The runs that have not come to their end."""
-        return [r for r in self.runs if not r.finished and r.epoch < r.n_epochs]
+        return [r for r in self.runs if not r.finished]
 
     def run(self, tell: Callable[[int], None] | None = None) -> None:
         """Train until every run has come to its end.
@@ -143,6 +144,7 @@ class Stack:
             tell: called with how many runs have ended since the last call.
         """
         for run in self.runs:
+            run.finished = run.finished or run.epoch >= run.n_epochs
             run.tell("on_start")
         while self.active:
             ended = self.epoch()
@@ -158,46 +160,48 @@ class Stack:
                 break
         found = self._validation()
         for i, run in enumerate(self.runs):
-            if run in before:
+            if not run.finished:
                 run.snapshot = lambda i=i: self._slice(i)  # type: ignore[misc]
                 run.close_epoch(found[i] if found is not None else None)
         for group, own in zip(self.optimizer.param_groups, before[0].optimizer.param_groups, strict=True):
             group["lr"] = own["lr"]
         still = self.active
-        for run in before:
-            if run not in still:
-                self._finish(run)
+        for i, run in enumerate(self.runs):
+            if run.finished and run in before:
+                self._finish(i)
         if still and len(still) <= 0.75 * len(self.runs):
-            self._keep([i for i, r in enumerate(self.runs) if r in still])
+            self._keep([i for i, r in enumerate(self.runs) if not r.finished])
         return len(before) - len(still)
 
     def _plan(self) -> list[Tensor]:
-        """Rows (runs, batch) of each step of the epoch; runs that have ended go along and learn nothing that counts."""
+        """Rows (runs, batch) of each step of the epoch, -1 where a run has none; runs that have ended go along."""
         epoch = self.active[0].epoch
+        plans = [[draw.rows for draw in run.sampler.plan(epoch)] for run in self.runs]
         return [
-            torch.stack([d.rows for d in step])
-            for step in zip(*(r.sampler.plan(epoch) for r in self.runs), strict=True)
+            nn.utils.rnn.pad_sequence(step, batch_first=True, padding_value=-1)
+            for step in zip_longest(*plans, fillvalue=torch.empty(0, dtype=torch.long))
         ]
 
     def _one_step(self, rows: Tensor) -> None:
-        active = self.active
-        if any(run.interrupted for run in active):
+        if any(run.interrupted for run in self.runs):
             raise KeyboardInterrupt
         losses, present = self._step(rows)
         for run, names, values, there in zip(self.runs, self.names, losses.tolist(), present.tolist(), strict=True):
-            if run in active:
+            if not run.finished:
                 run.step += 1
                 run.note({n: v for n, v, known in zip(names, values, there, strict=True) if known})
 
     def _step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all runs; rows (runs, batch) -> losses and which of them there are, each (runs, tasks)."""
         self.optimizer.zero_grad(set_to_none=True)
+        there = rows >= 0
+        rows = rows.clamp(min=0)
         x = {k: v[self.which.unsqueeze(1), rows] for k, v in self.inputs.items()}
         self.template.train()
         outputs = self._forward(x)
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
-            self._losses(output, stacked, outputs.members, labels, index, rows)
+            self._losses(output, stacked, outputs.members, labels.take(index, rows, there))
             for (_, output, stacked), labels in zip(outputs.groups, self.labels, strict=True)
         ]
         losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
@@ -249,14 +253,14 @@ class Stack:
         return weights * present
 
     def _losses(
-        self, output: Tensor, stacked: bool, members: int, labels: _Labels, index: Tensor, rows: Tensor
+        self, output: Tensor, stacked: bool, members: int, labels: _Taken
     ) -> tuple[Tensor, Tensor]:
-        target, known, weight = labels.take(index, rows)
+        target, known, weight, families = labels
         if members:
             output = output.movedim(1, 0)  # (members, runs, batch, ...)
         shape = (len(self.runs), target.shape[2] if stacked else 1)
         losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
-        for kind, where in labels.families:
+        for kind, where in families:
             whole = len(where) == len(self.runs)
             y, m = (target, known) if whole else (target[where], known[where])
             w = weight if weight is None or whole else weight[where]
@@ -326,10 +330,10 @@ class Stack:
     def _slice(self, i: int) -> dict[str, Tensor]:
         return {n: v.detach()[i].clone() for n, v in (self._ungrouped() | self.buffers).items()}
 
-    def _finish(self, run: Training) -> None:
+    def _finish(self, i: int) -> None:
+        run = self.runs[i]
         if run.best_state is None:
-            run.best_state = self._slice(self.runs.index(run))
-        run.finished = True
+            run.best_state = self._slice(i)
         run.close()
 
     def _keep(self, positions: Sequence[int]) -> None:
@@ -422,6 +426,15 @@ def _decayed(model: nn.Module, heads: Mapping[str, _Group], lead: Training, leav
     return groups
 
 
+class _Taken(NamedTuple):
+    """Labels of one step: (runs, batch, ...) each, and which runs have which error function."""
+
+    target: Tensor
+    known: Tensor
+    weight: Tensor | None
+    families: list[tuple[_Kind, Tensor]]
+
+
 class _Kind:
     """A task that stands for all of its family, and whether its targets are numbers."""
 
@@ -460,10 +473,13 @@ class _Labels:
             ones = [torch.ones_like(b.target, dtype=dtype) if b.weight is None else b.weight.to(dtype) for b in blocks]
             self.weight = torch.stack([_padded(w, n) for w in ones])
 
-    def take(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(target, known, weight) of these rows of each run (runs, batch, ...)."""
+    def take(self, index: Tensor, rows: Tensor, there: Tensor) -> _Taken:
+        """The labels of these rows of each run (runs, batch, ...); rows that are not there have none."""
         table = self.which[index]
-        return self.target[table, rows], self.known[table, rows], None if self.weight is None else self.weight[table, rows]
+        known = self.known[table, rows]
+        known = known & there.view(*there.shape, *[1] * (known.dim() - 2))
+        weight = None if self.weight is None else self.weight[table, rows]
+        return _Taken(self.target[table, rows], known, weight, self.families)
 
     def keep(self, index: Tensor, runs: Sequence[Training]) -> None:
         """Go on with these runs alone."""

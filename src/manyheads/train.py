@@ -121,7 +121,9 @@ class Training:
         self.scheduler, self.schedule_each = make_scheduler(
             self.optimizer, optim, self.n_epochs, -(-sampler.n_steps // trainer.accumulate_grad_batches)
         )
-        self.skill = Skill(tasks, sampler.rows(), self.valid)
+        follow_proper = trainer.monitor == "proper"
+        self.monitor = {t.name: t.proper if follow_proper and t.proper else t.metrics[0] for t in tasks}
+        self.skill = Skill(self.monitor, tasks, sampler.rows(), self.valid)
         self.best, self.best_of = Best(trainer.patience), {t: Best(trainer.patience) for t in self.tasks}
         self.best_state: dict[str, Tensor] | None = None
         self.best_states: dict[str, dict[str, Tensor]] = {}
@@ -308,16 +310,18 @@ class Training:
         state: dict[str, Tensor] | None = None
         for name, result in found.items():
             task = self.tasks[name]
-            scores = measure(task, result, task.metrics[:1] if self.primary_only else None, split="valid")
-            for score in scores:
-                self._record("valid", name, score.metric, score.value)
-            skill = self.skill(task, scores[0].value)
+            monitor = self.monitor[name]
+            asked = [monitor] if self.primary_only else list(dict.fromkeys([*task.metrics, monitor]))
+            scores = {score.metric: score for score in measure(task, result, asked, split="valid")}
+            for metric, score in scores.items():
+                self._record("valid", name, metric, score.value)
+            skill = self.skill(name, scores[monitor].value)
             if skill is not None:
                 skills.append(skill)
-            oriented = scores[0].value
-            if oriented is not None and not scores[0].greater_is_better:
+            oriented = scores[monitor].value
+            if oriented is not None and not scores[monitor].greater_is_better:
                 oriented = -oriented
-            if name not in self.frozen and self.best_of[name].improved(oriented, self.epoch):
+            if name not in self.frozen and self.best_of[name].improved(oriented, self.epoch) and not self.primary_only:
                 state = state or self.snapshot()
                 self.best_states[name] = state
                 improved.append(name)

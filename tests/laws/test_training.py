@@ -11,6 +11,7 @@ import torch
 from cases import Case, build, catalogue, inputs_of, layout_of, rows_for, small_tasks, targets_for
 from torch import nn
 
+from manyheads import metrics
 from manyheads.balance import Balance
 from manyheads.catalog import find
 from manyheads.data import Batch, Block, Taskset
@@ -432,8 +433,10 @@ def test_early_stopping_follows_the_mean_skill_and_restores_the_best(tmp_path):
     _equal(torch.load(tmp_path / "best.ckpt", weights_only=True)["model"], seen.weights[best])
     assert training.events[-1]["event"] == "stopped"
     for task in tasks:
-        values = [v for _, v in history.series(task.metrics[0], task=task.name)]
-        own = max(range(len(values)), key=lambda i: values[i])
+        monitor = training.monitor[task.name]
+        sign = 1 if metrics.find(monitor).greater_is_better else -1
+        values = [v for _, v in history.series(monitor, task=task.name)]
+        own = max(range(len(values)), key=lambda i: sign * values[i])
         assert training.best_of[task.name].epoch == own
         _equal(training.best_states[task.name], seen.weights[own])
         _equal(torch.load(tmp_path / f"best-{task.name}.ckpt", weights_only=True)["model"], seen.weights[own])

@@ -59,6 +59,9 @@ class Task(ABC):
     """Errors on offer, the default first."""
     default_metrics: ClassVar[tuple[str, ...]]
     """The primary metric first."""
+    proper: ClassVar[str | None] = None
+    """The smooth, proper score that early stopping follows (it does not jump with a few labels, as an AUC does); None
+    where it should follow the primary metric."""
     eats: ClassVar[str] = "vector"
     """The features its head reads: vector, sequence or map; richer ones are pooled."""
 

@@ -112,6 +112,7 @@ class Binary(_Classes):
 
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("roc_auc", "average_precision", "log_loss", "accuracy")
+    proper: ClassVar = "log_loss"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,6 +188,7 @@ class Multiclass(_Classes):
 
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "f1_macro")
+    proper: ClassVar = "log_loss"
 
     def head(self, widths: Sequence[int]) -> nn.Module:
         return Head(sum(widths), np.log(self._start).tolist())
@@ -226,6 +228,7 @@ class Ordinal(_Classes):
 
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("quadratic_weighted_kappa", "mean_absolute_error", "accuracy")
+    proper: ClassVar = "log_loss"
 
     def head(self, widths: Sequence[int]) -> nn.Module:
         above = 1 - self._start.cumsum()[:-1]
@@ -281,6 +284,7 @@ class Multilabel(Task):
 
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("roc_auc", "average_precision", "f1_macro")
+    proper: ClassVar = "log_loss"
 
     def fitted(self, labels: pd.DataFrame) -> Multilabel:
         target, known = self.encode(labels)

@@ -42,6 +42,7 @@ class Regression(Task):
 
     losses: ClassVar = ("mse", "huber", "mae")
     default_metrics: ClassVar = ("r2", "root_mean_squared_error", "mean_absolute_error")
+    proper: ClassVar = "r2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +107,7 @@ class Count(Task):
 
     losses: ClassVar = ("poisson",)
     default_metrics: ClassVar = ("mean_poisson_deviance", "root_mean_squared_error", "r2")
+    proper: ClassVar = "mean_poisson_deviance"
 
     def _counts(self, labels: pd.DataFrame) -> np.ndarray:
         values = numbers(column(labels, self), self)
