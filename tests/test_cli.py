@@ -99,10 +99,10 @@ def test_doctor_refuses_an_unknown_list(capsys):
 @pytest.fixture
 def scores(tmp_path):
     rows = [
-        {"task": task, "method": method, "split": split, "seed": 0, "value": base + split / 100 + gain * (method == "moe")}
-        for task, base, gain in (("buy", 0.7, 0.05), ("click", 0.6, 0.0))
+        {"task": task, "method": method, "split": i, "seed": 0, "value": base + i / 100 + (method == "moe") * gain}
+        for task, base, gain in (("buy", 0.7, 0.05), ("click", 0.6, 0))
         for method in ("single", "moe")
-        for split in range(5)
+        for i in range(5)
     ]
     rows[5]["value"] += 0.001
     path = tmp_path / "scores.csv"
