@@ -448,9 +448,10 @@ def test_skill_is_the_mean_of_the_tasks_skills():
     for epoch, value in history.series("skill"):
         skills = []
         for task in training.tasks.values():
-            score = dict(history.series(task.metrics[0], task=task.name))[epoch]
-            start = {"regression": 0.0, "binary": 0.5}.get(task.kind, training.skill.constants[task.name])
-            skills.append((score - start) / (1 - start))
+            metric = metrics.find(training.monitor[task.name])
+            score = dict(history.series(metric.name, task=task.name))[epoch]
+            start = 0.0 if task.kind == "regression" else training.skill.constants[task.name]
+            skills.append((score - start) / (metric.best - start))
         assert value == pytest.approx(sum(skills) / len(skills))
 
 
