@@ -17,7 +17,7 @@ FLOORS = (
     "data sharing",
     "model spec",
     "objectives penalties evaluate modelfile problems config gates",
-    "distributed train stacked members build intake export serve",
+    "distributed train stacked parallel members build intake export serve",
     "baselines compare affinity transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,56 @@ class Head(nn.Linear):
             self.bias.copy_(torch.tensor(self.start))
 
 
+class Dropout(nn.Module):
+    """`torch.nn.Dropout` from 16 random bits per unit: the same to 1 / 65,536, and a multiple faster on a processor.
+
+    There, drawing floating random numbers is a third of a small net's whole step.
+
+    Args:
+        p: share of units left out in training.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self._below = round(p * 65536) - 32768
+        self._scale = 65536 / (32768 - self._below)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        bits = torch.randint(-32768, 32768, x.shape, dtype=torch.int16, device=x.device)
+        return x * ((bits >= self._below) * self._scale).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 def seed_of(*parts: object) -> int:
     """A 63-bit seed made of any words and numbers; the same on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+SMALL_STEP = 1e9
+"""Floating-point operations of a step below which one thread is as good as several."""
+
+
+@contextmanager
+def fitting_threads(weights: int, rows: int) -> Iterator[None]:
+    """One torch thread inside where steps are small: there several gain nothing, and lose 30-fold when others compute.
+
+    Args:
+        weights: numbers that a step moves.
+        rows: rows of a step.
+    """
+    before = torch.get_num_threads()
+    if 6.0 * weights * rows < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def labelled_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -119,6 +119,7 @@ def prepare(
     dataset = Dataset.fit(
         tables, tasks, targets=targets, types=spec.features.types, drop=list(dict.fromkeys(drop)), keep=keep,
         train={name: np.flatnonzero(p == "train") for name, p in parts.items()}, allow_unlabelled=allow_unlabelled,
+        allow_leaks=spec.features.allow_leaks,
     )  # fmt: skip
     everything, offsets = dataset.tasksets(tables), dataset.offsets(tables)
     tasksets: dict[str, dict[str, Taskset]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ from .build import Prepared, make_training, prepare, split_parts
 from .data import Taskset
 from .evaluate import Result, measure, results
 from .members import Members
+from .parallel import run_over
 from .results import Comparison, Method
 from .spec import RunSpec
-from .stacked import run_all
 from .statistics import Change, Direction, Verdicts, from_draws, paired_draws
 from .statistics import compare as judge
 from .tasks import Task
@@ -56,7 +57,7 @@ def compare(
     parts: Mapping[str, np.ndarray] | None = None,
     repeats: int = 5,
     methods: Sequence[str] = SIMPLE,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """The joint model against one single-task network per task of the same budget, and against simple models.
@@ -75,7 +76,7 @@ def compare(
             test rows: the claim is about this training set.
         repeats: splits (or seeds).
         methods: simple baselines to show.
-        n_jobs: processes for the baselines.
+        n_jobs: processes; one per core by default.
         progress: told what is being done.
 
     Raises:
@@ -96,10 +97,11 @@ def verdicts_of(
     parts: Mapping[str, np.ndarray] | None = None,
     repeats: int = 5,
     methods: Sequence[str] = SIMPLE,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Verdicts, list[Method]]:
     """What `compare` rests on: every method's values, and the judgement."""
+    n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
     fixed = parts is not None or spec.data.split.kind == "column"
     rounds = []
     shared: Prepared | None = None
@@ -110,7 +112,7 @@ def verdicts_of(
                 spec, tasks, tables, parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed), targets=targets
             )
         rounds.append(_Repeat(shared, seed_of(spec.seed, "repeat", r)))
-    seconds = _train(spec, rounds, progress)
+    seconds = _train(spec, rounds, progress, n_jobs)
     for one in rounds:
         _score(one)
     seconds |= _baselines(rounds, methods, fixed, n_jobs, progress)
@@ -134,7 +136,9 @@ def verdicts_of(
     return verdicts.model_copy(update={"comparisons": comparisons}), described
 
 
-def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None) -> dict[str, float]:
+def _train(
+    spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, n_jobs: int
+) -> dict[str, float]:
     """All networks of all repeats; seconds per kind."""
     seconds = {}
     for kind in NETS:
@@ -156,7 +160,7 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None) 
         for run in runs:
             run.primary_only = True
         text = "joint model" if kind == "joint" else "single-task models"
-        run_all(runs, None if progress is None else lambda done, n, text=text: progress(text, done, n))  # type: ignore[misc]
+        run_over(runs, None if progress is None else lambda done, n, text=text: progress(text, done, n), n_jobs)  # type: ignore[misc]
         for ended in whole:
             if isinstance(ended, Members):
                 ended.close()

@@ -60,17 +60,18 @@ def run(
     described: Mapping[str, Task] | None = getattr(model, "tasks", None)  # other people's modules have none
     wanted = tuple(described or ()) if tasks is None else tuple(tasks)
     parts: dict[str, list[Tensor]] = {t: [] for t in wanted}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         for start in range(0, len(taskset), rows):
             index = slice(start, start + rows)
-            x = {k: v[index] for k, v in taskset.inputs.items()}
+            x = {k: v[index].to(device) for k, v in taskset.inputs.items()}
             outputs = model(x, wanted, table) if described is not None else model(x)
             if not isinstance(outputs, Outputs):
                 outputs = Outputs([((task,), outputs[task], False) for task in wanted])
             for names, output, stacked in outputs.groups:
                 one = described[names[0]].ensemble(output) if described and outputs.members else output
                 for i, name in enumerate(names):
-                    parts[name].append(one[:, i] if stacked else one)
+                    parts[name].append((one[:, i] if stacked else one).cpu())
     finally:
         model.train(training)
     return {t: p[0] if len(p) == 1 else torch.cat(p) for t, p in parts.items() if p}

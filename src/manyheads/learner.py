@@ -287,7 +287,7 @@ class Learner:
         *,
         targets: Mapping[str, Sequence[str]] | None = None,
         methods: Sequence[str] = SIMPLE,
-        n_jobs: int = 1,
+        n_jobs: int | None = None,
         progress: Progress | None = None,
     ) -> Comparison:
         """Should these tasks share a model? Same-budget single-task networks and simple baselines over re-drawn splits.
@@ -296,7 +296,7 @@ class Learner:
             table: all rows; every repeat re-draws the split.
             repeats: splits.
             methods: simple baselines to show.
-            n_jobs: processes for those.
+            n_jobs: processes; one per core by default.
             progress: called with (what, done, of how many).
         """
         self.comparison_ = compare(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .balance import Losses, Weighting
-from .blocks import Named
+from .blocks import Named, fitting_threads
 from .data import Taskset
 from .evaluate import Result
 from .model import Ensemble, Model, Outputs
@@ -153,6 +153,10 @@ class Stack:
 
     def epoch(self) -> int:
         """One epoch of every run that goes on; returns how many came to their end."""
+        with fitting_threads(sum(w.numel() for w in self.weights.values()), self.runs[0].sampler.batch_size):
+            return self._epoch()
+
+    def _epoch(self) -> int:
         before = self.active
         for rows in self._plan():
             self._one_step(rows)
@@ -201,7 +205,7 @@ class Stack:
         outputs = self._forward(x)
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
-            self._losses(output, stacked, outputs.members, labels.take(index, rows, there))
+            self._losses(output, stacked, outputs.members, labels.take(index, rows, there, stacked))
             for (_, output, stacked), labels in zip(outputs.groups, self.labels, strict=True)
         ]
         losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
@@ -434,6 +438,11 @@ class _Taken(NamedTuple):
     weight: Tensor | None
     families: list[tuple[_Kind, Tensor]]
 
+    def beside(self) -> _Taken:
+        """One task's labels as those of a family of one."""
+        weight = None if self.weight is None else self.weight.unsqueeze(2)
+        return self._replace(target=self.target.unsqueeze(2), known=self.known.unsqueeze(2), weight=weight)
+
 
 class _Kind:
     """A task that stands for all of its family, and whether its targets are numbers."""
@@ -460,6 +469,7 @@ class _Labels:
         self.block = block
         self.families = _families(runs, block)
         own = [_blocks(r)[block] for r in runs]
+        self.stacked: bool = own[0].stacked
         unique = {id(b.target): b for b in own}
         order = {key: i for i, key in enumerate(unique)}
         self.which = torch.tensor([order[id(b.target)] for b in own])
@@ -473,13 +483,17 @@ class _Labels:
             ones = [torch.ones_like(b.target, dtype=dtype) if b.weight is None else b.weight.to(dtype) for b in blocks]
             self.weight = torch.stack([_padded(w, n) for w in ones])
 
-    def take(self, index: Tensor, rows: Tensor, there: Tensor) -> _Taken:
-        """The labels of these rows of each run (runs, batch, ...); rows that are not there have none."""
+    def take(self, index: Tensor, rows: Tensor, there: Tensor, stacked: bool) -> _Taken:
+        """The labels of these rows of each run (runs, batch, ...), tasks side by side where the outputs are `stacked`.
+
+        Rows that are not there have none.
+        """
         table = self.which[index]
         known = self.known[table, rows]
         known = known & there.view(*there.shape, *[1] * (known.dim() - 2))
         weight = None if self.weight is None else self.weight[table, rows]
-        return _Taken(self.target[table, rows], known, weight, self.families)
+        taken = _Taken(self.target[table, rows], known, weight, self.families)
+        return taken.beside() if stacked and not self.stacked else taken
 
     def keep(self, index: Tensor, runs: Sequence[Training]) -> None:
         """Go on with these runs alone."""

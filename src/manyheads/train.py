@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .balance import Balance, Losses
-from .blocks import seed_of
+from .blocks import fitting_threads, seed_of
 from .catalog import hint
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
@@ -165,7 +165,8 @@ class Training:
         if self.epoch >= self.n_epochs:
             self.finished = True
             return
-        with torch.random.fork_rng(devices=[]):
+        weights = sum(p.numel() for p in self.model.parameters())
+        with torch.random.fork_rng(devices=[]), fitting_threads(weights, self.sampler.batch_size):
             torch.set_rng_state(self.rng)
             self._epoch()
 
@@ -196,7 +197,7 @@ class Training:
             self.tell("on_step")
             if self.interrupted:
                 self.rng = torch.get_rng_state()
-                if self.folder is not None:
+                if self.folder is not None and self.checkpoints:
                     self.save()
                 raise KeyboardInterrupt
         self.close_epoch()

@@ -113,14 +113,18 @@ class Taskset:
         """Known labels per task."""
         return {t: int(self.labels(t)[1].sum()) for t in self.tasks}
 
-    def to(self, dtype: torch.dtype) -> Taskset:
-        """Floating tensors in this type."""
+    def to(self, where: torch.dtype | torch.device) -> Taskset:
+        """Floating tensors in this type, or all tensors on this device."""
 
-        def cast(value: Any) -> Any:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        def moved(value: Any) -> Any:
+            if not isinstance(value, Tensor) or (isinstance(where, torch.dtype) and not value.is_floating_point()):
+                return value
+            return value.to(where)
 
-        blocks = tuple(replace(b, target=cast(b.target), weight=cast(b.weight)) for b in self.blocks)
-        return replace(self, inputs={k: cast(v) for k, v in self.inputs.items()}, blocks=blocks)
+        blocks = tuple(
+            replace(b, target=moved(b.target), known=moved(b.known), weight=moved(b.weight)) for b in self.blocks
+        )
+        return replace(self, inputs={k: moved(v) for k, v in self.inputs.items()}, blocks=blocks, domain=moved(self.domain))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Dataset:
         train: Mapping[str, Any] | None = None,
         allow_unlabelled: bool = False,
         leakage: bool = True,
+        allow_leaks: Sequence[str] = (),
     ) -> Dataset:
         """Learn from the training rows; features are all columns but targets, sample weights, `drop` and `keep`.
 
@@ -65,6 +66,7 @@ class Dataset:
             train: {table: positions of its training rows}; all rows by default.
             allow_unlabelled: let a task pass that has no label in the training part.
             leakage: refuse features that contain a target.
+            allow_leaks: columns that may, because the user knows better.
 
         Raises:
             ConfigError: two tasks of one name, an unknown task, table or column type.
@@ -107,7 +109,8 @@ class Dataset:
             for t in tables
         }
         if leakage:
-            _refuse_leaks(training, features, labels, by_name)
+            suspects = {t: [c for c in own if c not in allow_leaks] for t, own in features.items()}
+            _refuse_leaks(training, suspects, labels, by_name)
         fitted, unlabelled = [], []
         for task in tasks:
             frames = [training[t] for t, found in labels.items() if task.name in found]
@@ -214,7 +217,7 @@ class Dataset:
             parts = [
                 encode(task, self._labelling(task, frames), frames, task.name in self.unlabelled) for task in members
             ]
-            if len(parts) == 1:
+            if members[0].family() is None:
                 blocks.append(Block((members[0].name,), *parts[0]))
                 continue
             target = torch.stack([t for t, _, _ in parts], dim=1)

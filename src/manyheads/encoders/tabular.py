@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Named
+from ..blocks import Dropout, Named
 from . import Encoder, Layout
 
 
@@ -74,7 +74,7 @@ class Block(nn.Module):
         super().__init__()
         self.linear = nn.Linear(d_in, d_hidden)
         self.activation = getattr(nn, ACTIVATIONS[activation])()
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.dropout = Dropout(dropout) if dropout else None
         self.d_path, self.residual = d_path, residual and d_in == d_hidden
 
     def forward(self, z: Tensor) -> Tensor:
