@@ -113,7 +113,7 @@ class OptimSpec(Section):
     """How weights move."""
 
     optimizer: Word = Part(name="AdamW")
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     weight_decay: float | None = Field(default=0.1, ge=0)
     """On matrices; biases and other vectors are never decayed. null: the optimiser's own default."""
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
@@ -138,7 +138,7 @@ class TrainerSpec(Section):
 
     max_epochs: int = Field(default=200, ge=0)
     max_steps: int | None = Field(default=None, ge=1)
-    patience: int | None = Field(default=10, ge=1)
+    patience: int | None = Field(default=8, ge=1)
     """Epochs without a better mean skill on validation before training stops; null never stops."""
     monitor: Literal["proper", "metric"] = "proper"
     """What the mean skill of early stopping is made of: each task's proper score (log loss, R2, deviance), which is smooth

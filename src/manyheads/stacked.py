@@ -173,7 +173,7 @@ class Stack:
         for i, run in enumerate(self.runs):
             if run.finished and run in before:
                 self._finish(i)
-        if still and len(still) <= 0.75 * len(self.runs):
+        if still and len(still) <= 0.9 * len(self.runs):
             self._keep([i for i, r in enumerate(self.runs) if not r.finished])
         return len(before) - len(still)
 

@@ -279,7 +279,7 @@ def test_stacking_follows_families() -> None:
     ]
     found = Dataset.fit({"t": table}, tasks, leakage=False).tasksets({"t": table})["t"]
     assert [(b.tasks, b.stacked) for b in found.blocks] == [
-        (("y", "q"), True), (("z",), False), (("n",), False), (("k",), False), (("m",), False), (("h",), False)
+        (("y", "q"), True), (("z",), True), (("n",), True), (("k",), True), (("m",), False), (("h",), True)
     ]  # fmt: skip
     assert found.labels("m")[0].shape == (200, 2)
     only = Dataset.fit({"t": table}, tasks, leakage=False).tasksets({"t": table}, tasks=["q", "m"])["t"]
