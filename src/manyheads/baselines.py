@@ -417,7 +417,7 @@ def _parts(problem: _Problem, k: int, seed: int) -> Iterator[tuple[Array, Array,
 @contextmanager
 def _quiet() -> Iterator[None]:
     """One thread, and no word from the solvers: a setting at which one stops early is judged like the others."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1), np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

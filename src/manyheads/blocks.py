@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Named(nn.Module, Mapping[str, nn.Module]):  # type: ignore[misc]
+class Named(nn.Module, Mapping[str, nn.Module]):
     """Modules under any names, `children` and `a.b` included: torch sees t0, t1, ..., the user sees the names.
 
     Args:
@@ -42,7 +42,7 @@ class Named(nn.Module, Mapping[str, nn.Module]):  # type: ignore[misc]
 
 
 class Head(nn.Linear):
-    """A linear head that starts as a constant: weights 0, biases given, so that training begins at the constant predictor.
+    """A linear head that starts as a constant: weights 0, biases given: training begins at the constant predictor.
 
     Args:
         width: of the features.
@@ -123,9 +123,10 @@ def labelled_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Start every module from (seed, its own path): the order of tasks does not matter, a further task changes no other.
+    """Start every module from (seed, its own path): neither the order of tasks nor a further task changes the others.
 
-    Modules that say how they start (`reset_parameters`) are started again; all others (pretrained ones) stay as they are.
+    Modules that say how they start (`reset_parameters`) are started again; all others (pretrained ones) stay as they
+    are.
     """
     with torch.random.fork_rng(devices=[]):
         for path, module in labelled_modules(model):

@@ -76,8 +76,8 @@ class Prepared:
                     labels={part: found[task.name]["labels"] for part, found in coverage.items()},
                     probability=probability, passes=passes,
                     detail={k: v for k, v in json.items() if k not in ("type", "name", "weight", "where", "metrics")},
-                )  # fmt: skip
-            )
+                )
+            )  # fmt: skip
         return infos
 
 

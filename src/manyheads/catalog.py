@@ -50,7 +50,8 @@ def index(contract: type) -> dict[str, str]:
         for definition in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(definition, ast.ClassDef)
     ]
-    kinds, found = {contract.__name__}, {}
+    kinds = {contract.__name__}
+    found: dict[str, str] = {}
     while True:
         new = [
             (d, f)
@@ -80,7 +81,7 @@ def find(contract: type[T], word: str) -> type[T]:
     if ":" in word:
         module, _, attribute = word.partition(":")
     else:
-        known = index(contract)
+        known = index(contract)  # type: ignore[arg-type]  # a class is hashable
         if word.lower() not in known:
             raise ValueError(f"No {contract.__name__.lower()} is called `{word}`. {hint(word, known)}")
         file, _, attribute = known[word.lower()].partition(":")
@@ -98,11 +99,13 @@ def _is_package(contract: type) -> bool:
 
 def word(cls: type) -> str:
     """The word of a class: its name in lower case, or ``module:Class`` where it is not one of ours."""
-    return cls.__name__.lower() if cls.__module__.split(".")[0] == __name__.split(".")[0] else f"{cls.__module__}:{cls.__qualname__}"
+    if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+        return cls.__name__.lower()
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def settings(cls: type) -> dict[str, Any]:
-    """The settings of a class and their defaults: its keyword parameters; `inspect.Parameter.empty` where one is needed."""
+    """The keyword parameters of a class and their defaults; `inspect.Parameter.empty` where one is needed."""
     parameters = list(inspect.signature(cls).parameters.values())
     return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 

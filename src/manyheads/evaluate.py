@@ -31,7 +31,8 @@ class Result:
         """The rows of several results, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in parts[0].extra if all(k in p.extra for p in parts)}
+        shared = [k for k in parts[0].extra if all(k in p.extra for p in parts)]
+        extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in shared}
         return Result(
             torch.cat([p.output for p in parts]),
             torch.cat([p.target for p in parts]),
@@ -91,7 +92,12 @@ def results(model: nn.Module, tasksets: Mapping[str, Taskset], tasks: Sequence[s
 
 
 def measure(
-    task: Task, result: Result, names: Sequence[str] | None = None, draws: int = 0, redraw: str | None = None, split: str = ""
+    task: Task,
+    result: Result,
+    names: Sequence[str] | None = None,
+    draws: int = 0,
+    redraw: str | None = None,
+    split: str = "",
 ) -> list[Score]:
     """The scores of one task on its known labels.
 
@@ -109,7 +115,8 @@ def measure(
     for i, name in enumerate(names if names is not None else task.metrics):
         metric = metrics.find(name)
         groups = None if metric.column is None else result.extra[metric.column][index]
-        value, why, interval = None, f"No label in {split or 'these rows'}.", None
+        value, interval = None, None
+        why: str | None = f"No label in {split or 'these rows'}."
         if predicted is not None and truth is not None:
             value, why = metric(truth, predicted, groups=groups, known=several)
             if draws and value is not None:
@@ -136,7 +143,9 @@ def score(
     described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
     found = results(model, tasksets, tasks)
     scores = [
-        s for name, result in found.items() for s in measure(described[name], result, draws=draws, redraw=redraw, split=split)
+        s
+        for name, result in found.items()
+        for s in measure(described[name], result, draws=draws, redraw=redraw, split=split)
     ]
     return Scores(split=split, scores=tuple(scores))
 

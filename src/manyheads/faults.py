@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Fault(Exception):
-    """A mistake or an event the user can act on: two sentences, what was expected and what was found, with the remedy."""
+    """A mistake or an event the user can act on: what was expected and what was found, with the remedy."""
 
     exit_code = 1
 

@@ -31,7 +31,9 @@ class Members:
         callbacks: who is told; they are given this object.
     """
 
-    def __init__(self, runs: Sequence[Training], folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, runs: Sequence[Training], folder: Path | None = None, callbacks: Sequence[Callback] = ()
+    ) -> None:
         self.runs, self.folder, self.callbacks = list(runs), folder, list(callbacks)
         for m, run in enumerate(self.runs):
             run.checkpoints = False
@@ -110,10 +112,10 @@ class Members:
             return
         write_atomically(self.folder / "best.ckpt", to_bytes({"model": ensemble.state_dict(), "epoch": self.epoch}))
         for task in self.tasks:
-            states = [r.best_states.get(task) for r in self.runs]
-            if all(s is not None for s in states):
+            states = [r.best_states[task] for r in self.runs if task in r.best_states]
+            if len(states) == len(self.runs):
                 path = self.folder / f"best-{quoted(task)}.ckpt"
-                write_atomically(path, to_bytes({"model": ensemble.stacked(states), "epoch": self.epoch}))  # type: ignore[arg-type]
+                write_atomically(path, to_bytes({"model": ensemble.stacked(states), "epoch": self.epoch}))
 
     def held_out(self) -> dict[str, Result]:
         """Outputs of each row by the members that did not learn from it, beside the labels."""
@@ -161,6 +163,7 @@ class Members:
         """Renew ``last.ckpt``."""
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any]
         if self.stack is not None:
             state = {"stack": self.stack.state_dict() | {"rng": self._rng}}
         else:

@@ -126,7 +126,7 @@ def linear_heads(weights: Sequence[Tensor], biases: Sequence[Tensor], read: Sequ
 
 def _read(task: Task, features: Features) -> Any:
     if isinstance(features, list):
-        parts = [pool(z, task.eats) for z in features]
+        parts: list[Any] = [pool(z, task.eats) for z in features]
         return torch.cat(parts, -1) if task.eats == "vector" else parts
     return pool(features, task.eats)
 
@@ -146,7 +146,7 @@ class Ensemble(nn.Module):
         base = members[0]
         self.tasks = base.tasks
         self.n_members = len(members)
-        params, buffers = stack_module_state(list(members))  # type: ignore[arg-type]
+        params, buffers = stack_module_state(list(members))
         self.names = list(params)
         self.weights = nn.ParameterList([nn.Parameter(p.detach().clone()) for p in params.values()])
         self.buffer_names = list(buffers)
@@ -221,7 +221,7 @@ class Ensemble(nn.Module):
 
     def _values(self) -> list[Tensor]:
         """Stacked weights and buffers in the order of their names."""
-        return [*self.weights._parameters.values(), *(getattr(self, f"b{i}") for i in range(len(self.buffer_names)))]  # type: ignore[list-item]
+        return [*self.weights._parameters.values(), *(getattr(self, f"b{i}") for i in range(len(self.buffer_names)))]
 
     def transform(self, x: Inputs, table: str | None = None, task: str | None = None) -> Tensor:
         """The features that a task reads, members side by side (batch, members * width)."""

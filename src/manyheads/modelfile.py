@@ -26,7 +26,14 @@ SCHEMA_VERSION = 1
 FILES = ("weights.safetensors", "spec.json", "preprocess.json", "README.md")
 
 
-def save(folder: str | Path, model: AnyModel, spec: ModelSpec, dataset: Dataset, card: str = "", notes: Mapping[str, Any] | None = None) -> Path:
+def save(
+    folder: str | Path,
+    model: AnyModel,
+    spec: ModelSpec,
+    dataset: Dataset,
+    card: str = "",
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a model folder: to a temporary name first, then renamed over what was there.
 
     Args:
@@ -49,8 +56,10 @@ def save(folder: str | Path, model: AnyModel, spec: ModelSpec, dataset: Dataset,
         "notes": dict(notes or {}),
     }
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, temporary / FILES[0])
-    (temporary / FILES[1]).write_text(json.dumps(described, indent=1, ensure_ascii=False, default=_plain), encoding="utf-8")
-    (temporary / FILES[2]).write_text(json.dumps(dataset.to_json(), ensure_ascii=False, default=_plain), encoding="utf-8")
+    about = json.dumps(described, indent=1, ensure_ascii=False, default=_plain)
+    (temporary / FILES[1]).write_text(about, encoding="utf-8")
+    learned = json.dumps(dataset.to_json(), ensure_ascii=False, default=_plain)
+    (temporary / FILES[2]).write_text(learned, encoding="utf-8")
     (temporary / FILES[3]).write_text(card or "# A manyheads model\n", encoding="utf-8")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
@@ -67,8 +76,8 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Model
         trust: modules from which classes named ``package.module:Class`` may be imported.
 
     Raises:
-        DataError: a file is missing or damaged, the model was written by a newer version, or it names a class of a module
-            that is not trusted.
+        DataError: a file is missing or damaged, the model was written by a newer version, or it names a class of a
+            module that is not trusted.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -81,8 +90,9 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Model
         raise DataError(f"{folder / FILES[1]} should describe a manyheads model. It does not.")
     if described["schema_version"] > SCHEMA_VERSION:
         raise DataError(
-            f"{folder / FILES[1]} has schema_version {described['schema_version']}, and this version of manyheads reads up to "
-            f"{SCHEMA_VERSION}. The model was written by manyheads {described.get('version', '?')}; upgrade manyheads."
+            f"{folder / FILES[1]} has schema_version {described['schema_version']}, and this version of manyheads "
+            f"reads up to {SCHEMA_VERSION}. The model was written by manyheads {described.get('version', '?')}; "
+            "upgrade manyheads."
         )
     try:
         spec = ModelSpec.model_validate(described["model"])

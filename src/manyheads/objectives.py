@@ -148,7 +148,8 @@ def _matching(blocks: Sequence[Block], tasks: tuple[str, ...], stacked: bool) ->
     weights = None
     if any(w is not None for _, _, w in found):
         weights = torch.stack([torch.ones_like(y, dtype=torch.float32) if w is None else w for y, _, w in found], 1)
-    return Block(tasks, torch.stack([y for y, _, _ in found], 1), torch.stack([k for _, k, _ in found], 1), weights, True)
+    target, known = torch.stack([y for y, _, _ in found], 1), torch.stack([k for _, k, _ in found], 1)
+    return Block(tasks, target, known, weights, True)
 
 
 def _merged(summed: Sequence[tuple[tuple[str, ...], Tensor, Tensor]]) -> tuple[tuple[str, ...], Tensor, Tensor]:

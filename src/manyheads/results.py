@@ -52,7 +52,7 @@ class TaskInfo(Value):
 
 
 class Record(Value):
-    """One measured number: a row of metrics.csv. Keys read ``{split}/{task}/{metric}``, without the task ``{split}/{metric}``."""
+    """One measured number, a row of metrics.csv; its key is ``{split}/{task}/{metric}``, or ``{split}/{metric}``."""
 
     epoch: int
     step: int

@@ -51,7 +51,7 @@ class SplitSpec(Section):
     kind: Literal["random", "stratified", "group", "time", "column"] = "random"
     by: str | tuple[str, ...] | None = None
     sizes: tuple[float, float, float] = (0.8, 0.0, 0.2)
-    """Shares of train, valid and test. Without a validation part, each member of the model holds out a fold of train."""
+    """Shares of train, valid and test. Without a validation part each member of the model holds out a fold of train."""
     seed: int = 0
 
 
@@ -128,7 +128,7 @@ class SamplingSpec(Section):
     mode: str = "proportional"
     schedule: str = "joint"
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """auto: the power of two next to n / 16, within 32 and 128, and from 24,000 rows on next to n / 256, at most 1024."""
+    """auto: the power of two next to n / 16, within 32 and 128; from 24,000 rows on next to n / 256, at most 1024."""
     temperature: float = Field(default=2.0, gt=0)
     weights: dict[str, float] = {}
 
@@ -141,8 +141,8 @@ class TrainerSpec(Section):
     patience: int | None = Field(default=8, ge=1)
     """Epochs without a better mean skill on validation before training stops; null never stops."""
     monitor: Literal["proper", "metric"] = "proper"
-    """What the mean skill of early stopping is made of: each task's proper score (log loss, R2, deviance), which is smooth
-    on few labels, or its primary metric."""
+    """What the mean skill of early stopping is made of: each task's proper score (log loss, R2, deviance), which is
+    smooth on few labels, or its primary metric."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32", "bf16", "64"] = "32"
     accumulate_grad_batches: int = Field(default=1, ge=1)
@@ -198,7 +198,7 @@ def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Tas
 
     def one(seed: int) -> Model:
         def encoder() -> Encoder:
-            return make(Encoder, spec.encoder.name, spec.encoder.settings, layouts)  # type: ignore[type-abstract]
+            return make(Encoder, spec.encoder.name, spec.encoder.settings, layouts)
 
         sharing = make(Sharing, spec.sharing.name, spec.sharing.settings, encoder, tasks)  # type: ignore[type-abstract]
         return Model(sharing, tasks, seed)

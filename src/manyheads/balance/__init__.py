@@ -102,7 +102,7 @@ class Losses(Mapping[str, Tensor]):
 class Balance(ABC):
     """From one loss per task to every `.grad`.
 
-    What it remembers is keyed by the task's name (`state`), so a task that is missing in a step is as one that was never
+    What it remembers is keyed by the task's name (`state`): a task that is missing in a step is as one that was never
     there, and the order of tasks does not matter. A class states what it needs: `cut` asks the sharing scheme for each
     task's view of the shared activations.
     """

@@ -75,7 +75,8 @@ class Uncertainty(Weighting):
     anyone's loop learns it.
 
     Reference:
-        Kendall, Gal, Cipolla: Multi-task learning using uncertainty to weigh losses for scene geometry and semantics, 2018.
+        Kendall, Gal, Cipolla: Multi-task learning using uncertainty to weigh losses for scene geometry and semantics,
+        2018.
     """
 
     def __init__(self, lr: float = 0.01) -> None:
@@ -86,7 +87,8 @@ class Uncertainty(Weighting):
 
     def weights(self, losses: Losses) -> Tensor:
         s = [self.state.get(t, {}).get("s", 0.0) for t in losses.tasks]
-        return losses.preferences() * torch.tensor(s, dtype=losses.vector.dtype, device=losses.vector.device).neg().exp()
+        variances = torch.tensor(s, dtype=losses.vector.dtype, device=losses.vector.device)
+        return losses.preferences() * variances.neg().exp()
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:
         for task, loss in losses.items():

@@ -124,7 +124,8 @@ class Taskset:
         blocks = tuple(
             replace(b, target=moved(b.target), known=moved(b.known), weight=moved(b.weight)) for b in self.blocks
         )
-        return replace(self, inputs={k: moved(v) for k, v in self.inputs.items()}, blocks=blocks, domain=moved(self.domain))
+        inputs = {k: moved(v) for k, v in self.inputs.items()}
+        return replace(self, inputs=inputs, blocks=blocks, domain=moved(self.domain))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Sampler:
     """Draws batches.
 
     Schedule *joint*: every step learns all tasks that its rows label; what is sampled are the user's tables. Schedule
-    *alternating*: every step learns one task, drawn at random; what is sampled are the tasks. With n_u the rows (labelled
+    *alternating*: every step learns one task, drawn at random; sampled are the tasks. With n_u the rows (labelled
     rows) of unit u:
 
     proportional p_u ~ n_u; uniform p_u ~ 1; temperature p_u ~ n_u^(1/T); specified p_u ~ weights; round_robin: each in
@@ -73,7 +73,9 @@ class Sampler:
             if value not in known:
                 raise ConfigError(f"No {name} is called `{value}`. {hint(value, known)}")
         if batch_size < 1 or not temperature > 0:
-            raise ConfigError(f"`batch_size` and `temperature` should be positive. Found {batch_size} and {temperature}.")
+            raise ConfigError(
+                f"`batch_size` and `temperature` should be positive. Found {batch_size} and {temperature}."
+            )
         self.tasksets, self.batch_size = dict(tasksets), batch_size
         self.mode, self.schedule, self.temperature = mode, schedule, temperature
         self.max_epochs, self.seed = max_epochs, seed

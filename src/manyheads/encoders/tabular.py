@@ -94,7 +94,7 @@ class Tabular(Encoder):
     """An MLP over numbers and category codes.
 
     Stage 0 puts all columns side by side, x; stage i gives h_i = dropout(act(W_i h_{i-1} + b_i)), with h_0 = x. With
-    `linear_path` stage i gives [h_i, x], so that the heads see the inputs as well and every model contains the linear one.
+    `linear_path` stage i gives [h_i, x], so that heads see the inputs as well and every model contains the linear one.
 
     The defaults were chosen on small tables with missing labels (300 to 15,000 rows), together with members that hold
     out a fold each; wide, strongly regularised stages won, the linear path did not pay.

@@ -20,8 +20,8 @@ class Trace:
     """What a forward pass can tell beside its result.
 
     Attributes:
-        cut: task -> pairs (shared activation, the task's own view of it). A loss reaches the shared part of the net only
-            through its own views, so one backward pass through the heads yields every task's gradient there.
+        cut: task -> pairs (shared activation, the task's own view of it). A loss reaches the shared part of the net
+            only through its own views, so one backward pass through the heads yields every task's gradient there.
         aux: auxiliary losses that a scheme wants to be minimised (the entropy of gates, ...).
         use: what a scheme would like to be seen in the report: gate values, mixing coefficients.
         apart: heads are computed one by one and no loss reaches another's, so that the graph tells whose is whose.

@@ -13,7 +13,7 @@ from . import Features, Sharing, Trace, depth_of, hand
 class Hard(Sharing):
     """One trunk feeds every head: min over Theta_s, Theta_1..K of sum_k L_k(f(x; Theta_s, Theta_k), y^k).
 
-    A task may be attached to an earlier stage than the last (`attach`), or to several; asking for it alone runs no stage
+    A task may be attached to an earlier stage than the last (`attach`), or to several; asked alone, it runs no stage
     above the highest it reads.
 
     Reference:

@@ -35,7 +35,7 @@ class Task(ABC):
         weight: preference, relative to 1; how it enters is the balance's business.
         loss: which error to minimise, one of `losses`.
         metrics: names of scikit-learn's scorers without ``neg_``, plus ``gauc:<column>``; the first is the primary one.
-        where: the sample space, such as ``"clk == 1"``: outside it a label counts as missing, in the loss and the metric.
+        where: the sample space, such as ``"clk == 1"``: outside it a label is missing, in the loss and the metric.
         sample_weight: a column with a weight per row.
         attach: the stage (or stages) of the encoder that the head reads; the last one by default.
         sees: tasks whose outputs this one's head reads as well.
@@ -103,7 +103,7 @@ class Task(ABC):
 
     @abstractmethod
     def head(self, widths: Sequence[int]) -> nn.Module:
-        """From features of these widths to the output (batch, units); all dimensions before the last are the batch's."""
+        """From features of these widths to the output (batch, units); all dimensions but the last are the batch's."""
 
     @abstractmethod
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class Task(ABC):
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
         """Predictions as named columns."""
-        return {self.name: self.decode(predicted.value)}
+        return {self.name: self.decode(np.asarray(predicted.value))}
 
     # -- final
 
@@ -179,7 +179,7 @@ class Task(ABC):
         """sum(errors * known * weight) / sum(known * weight): averaged within the task, None when nothing is known.
 
         Args:
-            total: the divisor of the whole step, where this is only a part of it (accumulation, several tables or ranks).
+            total: the divisor of the whole step, where this is a part of it (accumulation, several tables or ranks).
         """
         summed, count = self.summed(output, target, known, weight)
         if total is None:
@@ -287,8 +287,8 @@ def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.n
         row = int(np.flatnonzero(indices == -2)[0])
         shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
         raise DataError(
-            f"Task `{task.name}`: column `{series.name}` has the label {series.iloc[row]!r} in row {row}, which was never "
-            f"seen in training. Known labels: {shown}."
+            f"Task `{task.name}`: column `{series.name}` has the label {series.iloc[row]!r} in row {row}, which was "
+            f"never seen in training. Known labels: {shown}."
         )
     return indices
 

@@ -41,10 +41,14 @@ def _weights_of(task: Any, class_weight: Any, counts: Mapping[Any, int]) -> tupl
         given = {plain(k): float(v) for k, v in class_weight.items()}
         unknown = [k for k in given if k not in counts and str(k) not in map(str, counts)]
         if unknown:
-            raise ConfigError(f"Task `{task.name}`: `class_weight` names {unknown[0]!r}, but the classes are {list(counts)}.")
+            raise ConfigError(
+                f"Task `{task.name}`: `class_weight` names {unknown[0]!r}, but the classes are {list(counts)}."
+            )
         by_text = {str(k): v for k, v in given.items()}
         return tuple(by_text.get(str(c), 1.0) for c in counts)
-    raise ConfigError(f"Task `{task.name}`: `class_weight` should be `balanced` or a weight per class. Found {class_weight!r}.")
+    raise ConfigError(
+        f"Task `{task.name}`: `class_weight` should be `balanced` or a weight per class. Found {class_weight!r}."
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,11 @@ class _Classes(Task):
         decoded = classes[np.asarray(values, dtype=np.int64)]
         return decoded.astype(np.int64) if all(isinstance(c, int) for c in self.classes) else decoded
 
+    def _columns_per_class(self, predicted: Predicted) -> dict[str, np.ndarray]:
+        proba = np.asarray(predicted.proba)
+        shown = {f"{self.name}__prob_{c}": proba[:, i] for i, c in enumerate(self.classes)}
+        return {self.name: self.decode(np.asarray(predicted.value))} | shown
+
 
 @dataclass(frozen=True)
 class Binary(_Classes):
@@ -119,7 +128,8 @@ class Binary(_Classes):
         chosen = ("f1", "balanced_accuracy", "accuracy", "matthews_corrcoef")
         if isinstance(self.threshold, str) and self.threshold not in chosen:
             raise ConfigError(
-                f"Task `{self.name}`: `threshold` should be a probability or one of {', '.join(chosen)}. Found `{self.threshold}`."
+                f"Task `{self.name}`: `threshold` should be a probability or one of {', '.join(chosen)}. "
+                f"Found `{self.threshold}`."
             )
 
     def _check(self, classes: Sequence[Any]) -> None:
@@ -163,15 +173,15 @@ class Binary(_Classes):
         assert proba is not None
         levels = np.unique(proba)
         candidates = np.unique(np.quantile(levels, np.linspace(0, 1, min(len(levels), 200))))
-        scored = [(metric(y, Predicted((proba >= c).astype(np.int64), proba)).value or 0.0, -abs(c - 0.5), c) for c in candidates]
+        values = [metric(y, Predicted((proba >= c).astype(np.int64), proba)).value or 0.0 for c in candidates]
+        scored = [(value, -abs(c - 0.5), c) for value, c in zip(values, candidates, strict=True)]
         return self._replace(cut=float(max(scored)[2]))
 
     def truth(self, target: Tensor) -> np.ndarray:
         return target.cpu().numpy().astype(np.int64)
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
-        assert predicted.proba is not None
-        return {self.name: self.decode(predicted.value), f"{self.name}__prob": predicted.proba}
+        return {self.name: self.decode(np.asarray(predicted.value)), f"{self.name}__prob": np.asarray(predicted.proba)}
 
     def family(self) -> Hashable:
         return type(self)
@@ -205,9 +215,7 @@ class Multiclass(_Classes):
         return Predicted(proba.argmax(-1), proba)
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
-        assert predicted.proba is not None
-        shown = {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.classes)}
-        return {self.name: self.decode(predicted.value)} | shown
+        return self._columns_per_class(predicted)
 
     def family(self) -> Hashable:
         return (type(self), len(self.classes))
@@ -247,9 +255,7 @@ class Ordinal(_Classes):
         return Predicted((above > 0.5).sum(-1), edges[..., :-1] - edges[..., 1:])
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
-        assert predicted.proba is not None
-        shown = {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.classes)}
-        return {self.name: self.decode(predicted.value)} | shown
+        return self._columns_per_class(predicted)
 
 
 class _Thresholds(nn.Module):
@@ -320,6 +326,6 @@ class Multilabel(Task):
         return target.cpu().numpy().astype(np.int64)
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
-        assert predicted.proba is not None
-        values = {f"{self.name}__{c}": predicted.value[:, i] for i, c in enumerate(self.targets)}
-        return values | {f"{self.name}__prob_{c}": predicted.proba[:, i] for i, c in enumerate(self.targets)}
+        value, proba = np.asarray(predicted.value), np.asarray(predicted.proba)
+        values = {f"{self.name}__{c}": value[:, i] for i, c in enumerate(self.targets)}
+        return values | {f"{self.name}__prob_{c}": proba[:, i] for i, c in enumerate(self.targets)}

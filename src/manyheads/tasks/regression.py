@@ -25,8 +25,8 @@ class Regression(Task):
     """A number. The net works on the transformed target, predictions come back in the target's own units.
 
     The transformed target has mean 0 and sd 1 on the training labels, so tasks of different units start with losses of
-    one size. Losses, with e = output - target: mse e^2; mae |e|; huber e^2 / 2 where |e| < 1, else |e| - 1/2, at a width
-    of one sd of the target.
+    one size. Losses, with e = output - target: mse e^2; mae |e|; huber e^2 / 2 where |e| < 1, else |e| - 1/2, at a
+    width of one sd of the target.
 
     Args:
         transform: ``standardise``; ``log1p`` (then standardised; the prediction is the exponential of a mean of
@@ -62,8 +62,8 @@ class Regression(Task):
         values = self._forth(numbers(column(labels, self), self))
         if self.transform == "none" or np.isnan(values).all():
             return self
-        sd = float(np.nanstd(values))
-        return self._replace(mean=float(np.nanmean(values)), sd=sd if sd > 1e-12 * max(1.0, abs(float(np.nanmean(values)))) else 1.0)
+        mean, sd = float(np.nanmean(values)), float(np.nanstd(values))
+        return self._replace(mean=mean, sd=sd if sd > 1e-12 * max(1.0, abs(mean)) else 1.0)
 
     def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
         values = self._forth(numbers(column(labels, self), self))
@@ -96,8 +96,8 @@ class Regression(Task):
 class Count(Task):
     """A count, by Poisson regression: the net gives log(rate / mean training count).
 
-    With r = exp(output), the error is r - (y / mean) output, the Poisson negative log likelihood over the mean count and
-    without the terms that do not depend on the output.
+    With r = exp(output), the error is r - (y / mean) output, the Poisson negative log likelihood over the mean count
+    and without the terms that do not depend on the output.
 
     Raises:
         DataError: a negative label.
