@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "manyheads"
 
 FLOORS = (
-    "_version faults yaml12 catalog graph gramian solvers blocks metrics results statistics",
+    "_version faults yaml12 catalog graph gramian solvers blocks formulas metrics results statistics verdicts scoretable",
     "tasks encoders balance",
     "data sharing",
     "model spec",
@@ -145,7 +145,7 @@ def test_results_statistics_and_the_report_never_load_torch():
     """Asked from a fresh interpreter, so that an import of an import counts."""
     program = (
         "import sys\n"
-        "import manyheads.faults, manyheads.catalog, manyheads.results, manyheads.statistics, manyheads.report\n"
+        "import manyheads.faults, manyheads.catalog, manyheads.results, manyheads.scoretable, manyheads.report\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run(

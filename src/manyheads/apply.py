@@ -300,7 +300,7 @@ def verdict(
     """
     from .results import Report
     from .runfolder import now
-    from .statistics import compare_scores
+    from .scoretable import compare_scores
 
     if output is not None and output.exists() and not door.force:
         raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")

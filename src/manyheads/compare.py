@@ -19,10 +19,11 @@ from .members import Members
 from .parallel import run_over
 from .results import Comparison, Method
 from .spec import RunSpec
-from .statistics import Change, Direction, Verdicts, from_draws, paired_draws
-from .statistics import compare as judge
+from .statistics import Change, from_draws, paired_draws
 from .tasks import Task
 from .train import Training
+from .verdicts import Direction, Verdicts
+from .verdicts import compare as judge
 
 if TYPE_CHECKING:
     import pandas as pd

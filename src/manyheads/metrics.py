@@ -2,7 +2,8 @@
 
 A metric is prepared once from labels and predictions (sorting, ties, row-wise errors), and is then a function of the
 rows' weights alone, for a whole stack of weights at a time: plain scores, weighted scores and the bootstrap, whose
-draws are counts of rows, are one and the same computation. scikit-learn is the oracle of the tests.
+draws are counts of rows, are one and the same computation (`formulas`). A metric that is undefined is `None` with a
+reason; NaN leaves this file through `redraws` alone. scikit-learn is the oracle of the tests.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from manyheads.catalog import hint
-
-Array = NDArray[Any]
-Weigh = Callable[[Array], Array]
-"""Weights (draws, rows) -> values (draws,); NaN where a draw leaves the metric undefined. NaN never leaves this file,
-except through `redraws`."""
+from . import formulas as f
+from .catalog import hint
+from .formulas import Array, Weigh
 
 _CELLS = 250_000
 """Weights held at a time by the bootstrap: 2 MB, about a cache; 16 MB took two to five times as long."""
@@ -193,7 +191,7 @@ class Metric:
         raise ValueError(f"`{self.needs}` should have the shape {shapes} for `{self.name}`. Found {p.shape}.{remedy}")
 
 
-# ---- weights and small pieces
+# ---- weights and groups
 
 
 def _weights(given: ArrayLike | None, n: int) -> Array:
@@ -218,341 +216,11 @@ def _codes(values: ArrayLike, n: int) -> Array:
     return np.array([seen.setdefault(None if v is None or v != v else v, len(seen)) for v in found], int)
 
 
-def _ratio(a: Array, b: Array) -> Array:
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
-
-
-def _mean_of_defined(values: Array) -> Array:
-    """Over the first axis, leaving out NaN; NaN where nothing is left."""
-    there = ~np.isnan(values)
-    return _ratio(np.where(there, values, 0).sum(0), there.sum(0))
-
-
-def _centred(y: Array) -> Array:
-    shifted = y - y[0]
-    return shifted - shifted.mean()
-
-
-def _spread(W: Array, y: Array) -> Array:
-    """Weighted sum of squares around the weighted mean; 0 where it is nothing but rounding."""
-    total = W.sum(1)
-    squares = W @ (y * y) - _ratio((W @ y) ** 2, total)
-    return np.where(squares > 1e-14 * total * (y * y).max(), squares, 0)
-
-
-def _median(values: Array, W: Array) -> Array:
-    order = np.argsort(values, kind="stable")
-    ordered, running = values[order], W[:, order].cumsum(1)
-    half = running[:, -1:] / 2
-    last = len(values) - 1
-    low = np.minimum((running < half).sum(1), last)
-    high = np.minimum((running <= half).sum(1), last)
-    return (ordered[low] + ordered[high]) / 2
-
-
-def _mean(errors: Array) -> Weigh:
-    return lambda W: _ratio(W @ errors, W.sum(1))
-
-
-def _nowhere(W: Array) -> Array:
-    return np.full(len(W), np.nan)
-
-
-def _each(function: Callable[[Array, Array], Weigh]) -> Callable[[Array, Array, Array], Weigh]:
-    """The mean of a metric of one label, on that label's known rows, over the labels where it is defined."""
-
-    def matrix(y: Array, p: Array, known: Array) -> Weigh:
-        parts = [
-            (None if rows.all() else rows, function(y[rows, label], p[rows, label]))
-            for label, rows in enumerate(known.T)
-            if rows.any()
-        ]
-
-        def weigh(W: Array) -> Array:
-            return _mean_of_defined(np.stack([f(W if rows is None else W[:, rows]) for rows, f in parts]))
-
-        return weigh
-
-    return matrix
-
-
-# ---- numbers
-
-
-def _squared(y: Array, p: Array) -> Weigh:
-    return _mean((y - p.astype(float)) ** 2)
-
-
-def _root(y: Array, p: Array) -> Weigh:
-    squared = _squared(y, p)
-    return lambda W: np.sqrt(squared(W))
-
-
-def _absolute(y: Array, p: Array) -> Weigh:
-    return _mean(np.abs(y - p.astype(float)))
-
-
-def _median_absolute(y: Array, p: Array) -> Weigh:
-    errors = np.abs(y - p.astype(float))
-    return lambda W: np.where(W.sum(1) > 0, _median(errors, W), np.nan)
-
-
-def _r2(y: Array, p: Array) -> Weigh:
-    errors, centred = (y - p.astype(float)) ** 2, _centred(y.astype(float))
-    return lambda W: 1 - _ratio(W @ errors, _spread(W, centred))
-
-
-def _explained_variance(y: Array, p: Array) -> Weigh:
-    errors, centred = _centred(y - p.astype(float)), _centred(y.astype(float))
-    return lambda W: 1 - _ratio(_spread(W, errors), _spread(W, centred))
-
-
-def _d2_absolute(y: Array, p: Array) -> Weigh:
-    numbers = y.astype(float)
-    errors = np.abs(numbers - p)
-
-    def weigh(W: Array) -> Array:
-        around = np.abs(numbers - _median(numbers, W)[:, None])
-        return 1 - _ratio(W @ errors, np.einsum("ij,ij->i", W, around))
-
-    return weigh
-
-
-def _poisson_deviance(y: Array, p: Array) -> Weigh:
-    if (y < 0).any() or (p <= 0).any():
-        return _nowhere
-    logs = np.log(np.where(y > 0, y, 1) / p)
-    return _mean(2 * (y * logs - y + p))
-
-
-# ---- probabilities
-
-
-def _log_loss(y: Array, p: Array) -> Weigh:
-    chosen = np.where(y == 1, p, 1 - p) if p.ndim == 1 else p[np.arange(len(y)), y.astype(int)]
-    tiny = np.finfo(chosen.dtype).eps
-    return _mean(-np.log(np.clip(chosen, tiny, 1 - tiny).astype(float)))
-
-
-def _brier(y: Array, p: Array) -> Weigh:
-    if p.ndim == 1:
-        return _squared(y, p)
-    return _mean(((p - np.eye(p.shape[1])[y.astype(int)]) ** 2).sum(1))
-
-
-def _auc(y: Array, p: Array, group: Array | None = None) -> Weigh:
-    r"""The area under the ROC curve, within each group where there are groups, then the mean by the groups' rows.
-
-    With weights w, over the positives i and the negatives j of group g,
-
-    .. math:: AUC_g = \sum_{i,j} w_i w_j ([p_i > p_j] + [p_i = p_j] / 2) / (\sum_i w_i \sum_j w_j), \qquad
-              \sum_g n_g AUC_g / \sum_g n_g
-
-    where n_g is the group's number (weight) of rows. Groups of one class are left out of both sums. Negatives are
-    sorted by (group, score), so that the weight below a positive is a difference of running sums.
-    """
-    code = np.zeros(len(y), int) if group is None else group
-    _, rank = np.unique(p, return_inverse=True)
-    step = int(rank.max()) + 1
-    key = code.astype(np.int64) * step + rank
-    positive = np.flatnonzero(y == 1)
-    positive = positive[np.argsort(code[positive], kind="stable")]
-    negative = np.flatnonzero(y != 1)
-    negative = negative[np.argsort(key[negative], kind="stable")]
-    if not len(positive) or not len(negative):
-        return _nowhere
-    ordered = key[negative]
-    below = np.searchsorted(ordered, key[positive], "left")
-    up_to = np.searchsorted(ordered, key[positive], "right")
-    starts = np.flatnonzero(np.diff(code[positive], prepend=-1))
-    groups = code[positive][starts].astype(np.int64)
-    first, end = np.searchsorted(ordered, groups * step), np.searchsorted(ordered, (groups + 1) * step)
-    own_first = np.repeat(first, np.diff(np.append(starts, len(positive))))
-
-    def weigh(W: Array) -> Array:
-        running = np.zeros((len(W), len(negative) + 1))
-        np.cumsum(W[:, negative], axis=1, out=running[:, 1:])
-        wins = (running[:, below] + running[:, up_to]) / 2
-        if group is not None:
-            wins -= running[:, own_first]
-        wins_weight = W[:, positive]
-        wins *= wins_weight
-        pairs, p_total = (np.add.reduceat(a, starts, axis=1) for a in (wins, wins_weight))
-        n_total = running[:, end] - running[:, first]
-        area = _ratio(pairs, p_total * n_total)
-        there = ~np.isnan(area)
-        rows = np.where(there, p_total + n_total, 0)
-        return _ratio((np.where(there, area, 0) * rows).sum(1), rows.sum(1))
-
-    return weigh
-
-
-def _auc_ovr(y: Array, p: Array) -> Weigh:
-    parts = [_auc(y == c, p[:, c]) for c in range(p.shape[1])]
-    return lambda W: _mean_of_defined(np.stack([part(W) for part in parts]))
-
-
-def _average_precision(y: Array, p: Array) -> Weigh:
-    order = np.argsort(-p, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
-    positive = (y[order] == 1).astype(float)
-
-    def weigh(W: Array) -> Array:
-        ordered = W[:, order]
-        hits, total = (ordered * positive).cumsum(1)[:, ends], ordered.cumsum(1)[:, ends]
-        precision = np.nan_to_num(_ratio(hits, total))
-        return _ratio((np.diff(hits, prepend=0, axis=1) * precision).sum(1), hits[:, -1])
-
-    return weigh
-
-
-# ---- classes
-
-
-def _accuracy(y: Array, p: Array) -> Weigh:
-    return _mean((y == p).astype(float))
-
-
-def _by_class(codes: Array, n_classes: int) -> Weigh:
-    """Weights (draws, n) -> their sums per class (draws, C)."""
-    order = np.argsort(codes, kind="stable")
-    present, starts = np.unique(codes[order], return_index=True)
-
-    def sums(W: Array) -> Array:
-        out = np.zeros((len(W), n_classes))
-        if len(present):
-            out[:, present] = np.add.reduceat(W[:, order], starts, axis=1)
-        return out
-
-    return sums
-
-
-def _tables(y: Array, p: Array) -> Callable[[Array], tuple[Array, Array, Array]]:
-    """Weights -> the weight that is right, labelled and predicted, per class: each (draws, C)."""
-    classes, codes = np.unique(np.concatenate([y, p]), return_inverse=True)
-    labelled, predicted = codes[: len(y)], codes[len(y) :]
-    right = np.flatnonzero(labelled == predicted)
-    of_right, of_label, of_prediction = (_by_class(c, len(classes)) for c in (labelled[right], labelled, predicted))
-    return lambda W: (of_right(W[:, right]), of_label(W), of_prediction(W))
-
-
-def _balanced_accuracy(y: Array, p: Array) -> Weigh:
-    tables = _tables(y, p)
-
-    def weigh(W: Array) -> Array:
-        right, labelled, _ = tables(W)
-        return _mean_of_defined(_ratio(right, labelled).T)
-
-    return weigh
-
-
-def _f1(y: Array, p: Array) -> Weigh:
-    true, said = (y == 1).astype(float), (p == 1).astype(float)
-    both = true * said
-    return lambda W: _ratio(2 * (W @ both), W @ true + W @ said)
-
-
-def _precision(y: Array, p: Array) -> Weigh:
-    said = (p == 1).astype(float)
-    both = said * (y == 1)
-    return lambda W: _ratio(W @ both, W @ said)
-
-
-def _recall(y: Array, p: Array) -> Weigh:
-    return _precision(p, y)
-
-
-def _f1_macro(y: Array, p: Array) -> Weigh:
-    tables = _tables(y, p)
-
-    def weigh(W: Array) -> Array:
-        right, labelled, predicted = tables(W)
-        return _mean_of_defined(_ratio(2 * right, labelled + predicted).T)
-
-    return weigh
-
-
-def _f1_weighted(y: Array, p: Array) -> Weigh:
-    tables = _tables(y, p)
-
-    def weigh(W: Array) -> Array:
-        right, labelled, predicted = tables(W)
-        f1 = np.nan_to_num(_ratio(2 * right, labelled + predicted))
-        return _ratio((f1 * labelled).sum(1), labelled.sum(1))
-
-    return weigh
-
-
-def _matthews(y: Array, p: Array) -> Weigh:
-    """0 for a prediction of a single class, as for every constant; undefined only where the labels have one class."""
-    tables = _tables(y, p)
-
-    def weigh(W: Array) -> Array:
-        right, labelled, predicted = tables(W)
-        total = W.sum(1)
-        covariance = right.sum(1) * total - (labelled * predicted).sum(1)
-        of_label, of_prediction = ((total**2 - (side**2).sum(1)) for side in (labelled, predicted))
-        several = (labelled > 0).sum(1) > 1
-        constant = (predicted > 0).sum(1) < 2
-        value = _ratio(covariance, np.sqrt(np.maximum(of_label, 0)) * np.sqrt(np.maximum(of_prediction, 0)))
-        return np.where(several, np.where(constant, 0.0, value), np.nan)
-
-    return weigh
-
-
-def _kappa(y: Array, p: Array) -> Weigh:
-    r"""1 - E (i - j)^2 / E' (i - j)^2, where E' has the same levels i, j drawn independently of each other.
-
-    The denominator needs no table: :math:`E i^2 + E j^2 - 2 E i E j`.
-    """
-    i, j = y.astype(float), p.astype(float)
-    observed, square, centred = (i - j) ** 2, i * i + j * j, _centred(i)
-
-    def weigh(W: Array) -> Array:
-        total = W.sum(1)
-        expected = _ratio(W @ square, total) - 2 * _ratio(W @ i, total) * _ratio(W @ j, total)
-        value = 1 - _ratio(_ratio(W @ observed, total), expected)
-        return np.where(_spread(W, centred) > 0, value, np.nan)
-
-    return weigh
-
-
-# ---- several labels a row: sets
-
-
-def _sets(y: Array, p: Array, known: Array) -> tuple[Array, Array, Array]:
-    true, said = (y == 1) & known, (p == 1) & known
-    return (true & said).sum(1).astype(float), true.sum(1).astype(float), said.sum(1).astype(float)
-
-
-def _subset(y: Array, p: Array, known: Array) -> Weigh:
-    return _mean(((y == p) | ~known).all(1).astype(float))
-
-
-def _f1_micro(y: Array, p: Array, known: Array) -> Weigh:
-    both, true, said = _sets(y, p, known)
-    return lambda W: _ratio(2 * (W @ both), W @ (true + said))
-
-
-def _f1_samples(y: Array, p: Array, known: Array) -> Weigh:
-    """A row without a true and without a predicted label is right: 1."""
-    both, true, said = _sets(y, p, known)
-    return _mean(np.where(true + said > 0, 2 * both / np.maximum(true + said, 1), 1.0))
-
-
-def _jaccard_samples(y: Array, p: Array, known: Array) -> Weigh:
-    """A row without a true and without a predicted label is right: 1."""
-    both, true, said = _sets(y, p, known)
-    return _mean(np.where(true + said > 0, both / np.maximum(true + said - both, 1), 1.0))
-
-
 # ---- the catalogue
 
 _NUMBER = frozenset({"regression", "count"})
-_LEVEL = frozenset({"ordinal"})
-_BINARY = frozenset({"binary"})
+_LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozenset({"multilabel"})
 _CLASS = frozenset({"binary", "multiclass", "ordinal", "tagging"})
-_LABELS = frozenset({"multilabel"})
 _TOO_LARGE = "An error is too large for a floating-point number."
 _VARIED = "At least two different labels are needed."
 _BOTH = "Labels of both classes are needed."
@@ -561,42 +229,39 @@ _POSITIVE = "No row is positive, neither by its label nor by its prediction."
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("r2", True, 1, "value", _NUMBER, _VARIED, _r2, constant=0),
-        Metric("explained_variance", True, 1, "value", _NUMBER, _VARIED, _explained_variance, constant=0),
-        Metric("d2_absolute_error_score", True, 1, "value", _NUMBER, _VARIED, _d2_absolute, constant=0,
+        Metric("r2", True, 1, "value", _NUMBER, _VARIED, f.r2, constant=0),
+        Metric("explained_variance", True, 1, "value", _NUMBER, _VARIED, f.explained_variance, constant=0),
+        Metric("d2_absolute_error_score", True, 1, "value", _NUMBER, _VARIED, f.d2_absolute, constant=0,
                centre="median"),
-        Metric("mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _squared),
-        Metric("root_mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _root),
-        Metric("mean_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _absolute, centre="median"),
-        Metric(
-            "median_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, _median_absolute, centre="median"
-        ),
-        Metric(
-            "mean_poisson_deviance", False, 0, "value", _NUMBER,
-            "Labels must not be negative, and predictions must be positive.", _poisson_deviance,
-        ),
-        Metric("roc_auc", True, 1, "proba", _BINARY | _LABELS, _BOTH, _auc, _each(_auc), constant=0.5),
-        Metric("roc_auc_ovr", True, 1, "proba", _CLASS - _BINARY, "Labels of two classes are needed.", _auc_ovr,
+        Metric("mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, f.squared),
+        Metric("root_mean_squared_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, f.root),
+        Metric("mean_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, f.absolute, centre="median"),
+        Metric("median_absolute_error", False, 0, "value", _NUMBER | _LEVEL, _TOO_LARGE, f.median_absolute,
+               centre="median"),
+        Metric("mean_poisson_deviance", False, 0, "value", _NUMBER,
+               "Labels must not be negative, and predictions must be positive.", f.poisson_deviance),
+        Metric("roc_auc", True, 1, "proba", _BINARY | _LABELS, _BOTH, f.auc, f.each(f.auc), constant=0.5),
+        Metric("roc_auc_ovr", True, 1, "proba", _CLASS - _BINARY, "Labels of two classes are needed.", f.auc_ovr,
                constant=0.5, dimensions=(2,)),
         Metric("average_precision", True, 1, "proba", _BINARY | _LABELS, "A positive label is needed.",
-               _average_precision, _each(_average_precision)),
-        Metric("log_loss", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, _log_loss, _each(_log_loss),
+               f.average_precision, f.each(f.average_precision)),
+        Metric("log_loss", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, f.log_loss, f.each(f.log_loss),
                dimensions=(1, 2)),
-        Metric("brier_score", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, _brier, _each(_brier),
+        Metric("brier_score", False, 0, "proba", _CLASS | _LABELS, _TOO_LARGE, f.brier, f.each(f.brier),
                dimensions=(1, 2)),
-        Metric("accuracy", True, 1, "value", _CLASS | _LABELS, _TOO_LARGE, _accuracy, _subset, centre="mode"),
-        Metric("balanced_accuracy", True, 1, "value", _CLASS, _TOO_LARGE, _balanced_accuracy, centre="mode"),
-        Metric("f1", True, 1, "value", _BINARY, _POSITIVE, _f1, centre="mode"),
-        Metric("precision", True, 1, "value", _BINARY, "No row is predicted positive.", _precision, centre="mode"),
-        Metric("recall", True, 1, "value", _BINARY, "A positive label is needed.", _recall, centre="mode"),
-        Metric("f1_macro", True, 1, "value", _CLASS | _LABELS, _POSITIVE, _f1_macro, _each(_f1), centre="mode"),
-        Metric("f1_weighted", True, 1, "value", _CLASS, _TOO_LARGE, _f1_weighted, centre="mode"),
-        Metric("f1_micro", True, 1, "value", _LABELS, _POSITIVE, None, _f1_micro, centre="mode"),
-        Metric("f1_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, _f1_samples, centre="mode"),
-        Metric("jaccard_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, _jaccard_samples, centre="mode"),
-        Metric("matthews_corrcoef", True, 1, "value", _CLASS, "Labels of two classes are needed.", _matthews,
+        Metric("accuracy", True, 1, "value", _CLASS | _LABELS, _TOO_LARGE, f.accuracy, f.subset, centre="mode"),
+        Metric("balanced_accuracy", True, 1, "value", _CLASS, _TOO_LARGE, f.balanced_accuracy, centre="mode"),
+        Metric("f1", True, 1, "value", _BINARY, _POSITIVE, f.f1, centre="mode"),
+        Metric("precision", True, 1, "value", _BINARY, "No row is predicted positive.", f.precision, centre="mode"),
+        Metric("recall", True, 1, "value", _BINARY, "A positive label is needed.", f.recall, centre="mode"),
+        Metric("f1_macro", True, 1, "value", _CLASS | _LABELS, _POSITIVE, f.f1_macro, f.each(f.f1), centre="mode"),
+        Metric("f1_weighted", True, 1, "value", _CLASS, _TOO_LARGE, f.f1_weighted, centre="mode"),
+        Metric("f1_micro", True, 1, "value", _LABELS, _POSITIVE, None, f.f1_micro, centre="mode"),
+        Metric("f1_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, f.f1_samples, centre="mode"),
+        Metric("jaccard_samples", True, 1, "value", _LABELS, _TOO_LARGE, None, f.jaccard_samples, centre="mode"),
+        Metric("matthews_corrcoef", True, 1, "value", _CLASS, "Labels of two classes are needed.", f.matthews,
                constant=0, centre="mode"),
-        Metric("quadratic_weighted_kappa", True, 1, "value", _LEVEL, _VARIED, _kappa, constant=0, centre="median"),
+        Metric("quadratic_weighted_kappa", True, 1, "value", _LEVEL, _VARIED, f.kappa, constant=0, centre="median"),
     )
 }  # fmt: skip
 
@@ -609,9 +274,8 @@ _FOREIGN = {
     "aucpr": "average_precision", "acc": "accuracy", "accuracy_score": "accuracy",
     "balanced_accuracy_score": "balanced_accuracy", "bacc": "balanced_accuracy",
     "logloss": "log_loss", "cross_entropy": "log_loss", "crossentropy": "log_loss", "nll": "log_loss",
-    "bce": "log_loss",
-    "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1", "macro_f1": "f1_macro",
-    "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
+    "bce": "log_loss", "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1",
+    "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
     "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "jaccard_samples",
     "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
 }  # fmt: skip
@@ -637,7 +301,7 @@ def find(name: str) -> Metric:
     word, _, column = str(name).partition(":")
     if word == "gauc" and column:
         return Metric(
-            name, True, 1, "proba", _BINARY, "No group has labels of both classes.", _auc, constant=0.5, column=column
+            name, True, 1, "proba", _BINARY, "No group has labels of both classes.", f.auc, constant=0.5, column=column
         )
     lowered = str(name).lower().strip()
     if lowered.removeprefix("neg_") in METRICS and lowered != lowered.removeprefix("neg_"):

@@ -9,11 +9,9 @@ import scipy.stats
 
 from manyheads.metrics import Predicted, find
 from manyheads.results import Comparison, Method
+from manyheads.scoretable import compare_scores
 from manyheads.statistics import (
     Change,
-    Direction,
-    compare,
-    compare_scores,
     delta,
     delta_m,
     from_draws,
@@ -24,8 +22,8 @@ from manyheads.statistics import (
     paired_draws,
     repeats_needed,
     resampled_t,
-    verdict,
 )
+from manyheads.verdicts import Direction, compare, verdict
 
 
 class TestResampledT:
