@@ -9,7 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
-from manyheads.baselines import BASELINES, _Boosting, _Linear, run, run_all
+from manyheads.baselines import BASELINES, run, run_all
+from manyheads.baselines.boosting import Boosting
+from manyheads.baselines.linear import Linear
 from manyheads.data.assemble import Dataset
 from manyheads.faults import ConfigError
 from manyheads.tasks.classification import Binary, Multiclass, Multilabel, Ordinal
@@ -111,7 +113,7 @@ def test_linear_is_logistic_regression():
     task, parts, test, layouts = _data("bought", _frame())
     X, Z = np.concatenate([_design(p["t"]) for p in parts]), _design(test["t"])
     y = np.concatenate([task.truth(p["t"].labels("bought")[0]) for p in parts])
-    strengths = [c * f for c in _Linear.strengths for f in (1, 10**-0.5, 10**0.5)]
+    strengths = [c * f for c in Linear.strengths for f in (1, 10**-0.5, 10**0.5)]
     expected = [LogisticRegression(C=c, max_iter=1000).fit(X, y).predict_proba(Z)[:, 1] for c in strengths]
     found = run(["linear"], task, parts, test, layouts)["linear"].predicted.proba
     assert min(np.abs(found - e).max() for e in expected) < 1e-8
@@ -120,9 +122,9 @@ def test_linear_is_logistic_regression():
 def test_many_columns_are_sparse_and_the_same(monkeypatch):
     task, parts, test, layouts = _data("number", _frame())
     x, (y, known, _) = parts[0]["t"].inputs, parts[0]["t"].labels("number")
-    dense = _Linear(x, layouts["t"]).matrix(x)
-    monkeypatch.setattr(_Linear, "dense", 2)
-    sparse = _Linear(x, layouts["t"]).matrix(x)
+    dense = Linear(x, layouts["t"]).matrix(x)
+    monkeypatch.setattr(Linear, "dense", 2)
+    sparse = Linear(x, layouts["t"]).matrix(x)
     np.testing.assert_array_equal(sparse.toarray(), dense)
     fit = BASELINES["linear"](task, x, layouts["t"], y, known, None, 0)
     best = Ridge(alpha=1.0).fit(dense, y).predict(_design(test["t"]))
@@ -238,7 +240,7 @@ def test_many_levels_and_a_level_never_seen():
         fit = BASELINES[method](Regression("y"), x, layout, y, known, None, 0)
         assert r2_score(y, fit(x).value) > 0.2
         assert np.isfinite(fit(new).value).all()
-    assert np.nanmax(_Boosting(x, layout).matrix(x)[:, 1]) == _Boosting.levels - 1
+    assert np.nanmax(Boosting(x, layout).matrix(x)[:, 1]) == Boosting.levels - 1
 
 
 def test_processes_change_nothing_and_progress_is_in_order():
