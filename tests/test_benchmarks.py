@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "harness"))
-SLOW: set[str] = set()
+SLOW = {"fit_throughput"}
 """Those whose smoke run takes more than about twenty seconds."""
 
 
