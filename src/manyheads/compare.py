@@ -84,7 +84,15 @@ def compare(
         ConfigError: the split has no test part.
     """
     verdicts, _ = verdicts_of(
-        spec, tasks, tables, targets=targets, parts=parts, repeats=repeats, methods=methods, n_jobs=n_jobs, progress=progress
+        spec,
+        tasks,
+        tables,
+        targets=targets,
+        parts=parts,
+        repeats=repeats,
+        methods=methods,
+        n_jobs=n_jobs,
+        progress=progress,
     )
     return verdicts.comparisons["joint"]
 
@@ -110,7 +118,11 @@ def verdicts_of(
         if shared is None or not fixed:
             seed = spec.data.split.seed + (0 if fixed else r)
             shared = prepare(
-                spec, tasks, tables, parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed), targets=targets
+                spec,
+                tasks,
+                tables,
+                parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed),
+                targets=targets,
             )
         rounds.append(_Repeat(shared, seed_of(spec.seed, "repeat", r)))
     seconds = _train(spec, rounds, progress, n_jobs)
@@ -131,15 +143,15 @@ def verdicts_of(
     directions = {t.name: Direction(t.metrics[0], metrics.find(t.metrics[0]).greater_is_better) for t in fitted}
     ratio = None if fixed else {t: _ratio(rounds[0].prepared, t) for t in names}
     tests = _row_tests(rounds, fitted, spec) if fixed else None
-    verdicts = judge(described, directions, "single", ratio, tests, _protocol(spec, repeats, fixed), "seed" if fixed else "repeat")
+    verdicts = judge(
+        described, directions, "single", ratio, tests, _protocol(spec, repeats, fixed), "seed" if fixed else "repeat"
+    )
     budget = _budget(spec, rounds, seconds)
     comparisons = {n: c.model_copy(update={"budget": budget}) for n, c in verdicts.comparisons.items()}
     return verdicts.model_copy(update={"comparisons": comparisons}), described
 
 
-def _train(
-    spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, n_jobs: int
-) -> dict[str, float]:
+def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, n_jobs: int) -> dict[str, float]:
     """All networks of all repeats; seconds per kind."""
     seconds = {}
     for kind in NETS:
@@ -152,10 +164,16 @@ def _train(
                 one.joint = make_training(spec, layouts, data.tasks, train, valid, seed=one.seed)
                 whole.append(one.joint)
                 continue
-            alone = spec.model_copy(update={"sampling": spec.sampling.model_copy(update={"weights": {}, "mode": "proportional"})})
+            alone = spec.model_copy(
+                update={"sampling": spec.sampling.model_copy(update={"weights": {}, "mode": "proportional"})}
+            )
             for task in data.tasks:
-                mine = {table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None}
-                one.singles[task.name] = make_training(alone, layouts, [task], mine, _only(valid, task.name), seed=one.seed)
+                mine = {
+                    table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None
+                }
+                one.singles[task.name] = make_training(
+                    alone, layouts, [task], mine, _only(valid, task.name), seed=one.seed
+                )
                 whole.append(one.singles[task.name])
         runs = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
         for run in runs:
@@ -197,7 +215,8 @@ def _score(one: _Repeat) -> None:
         one.found["single"] |= results(training.model, _only(test, name), [name])
     for kind, found in one.found.items():
         one.values[kind] = {
-            t.name: measure(t, found[t.name], t.metrics[:1])[0].value if t.name in found else None for t in one.prepared.tasks
+            t.name: measure(t, found[t.name], t.metrics[:1])[0].value if t.name in found else None
+            for t in one.prepared.tasks
         }
 
 
@@ -249,7 +268,9 @@ def _row_tests(rounds: Sequence[_Repeat], tasks: Sequence[Task], spec: RunSpec) 
             more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
             if isinstance(by, str):
                 more["redraw"] = joint.extra[by][rows.numpy()]
-            found.append(paired_draws(metric, task.truth(target), task.predict(output), task.predict(mine), groups, **more))
+            found.append(
+                paired_draws(metric, task.truth(target), task.predict(output), task.predict(mine), groups, **more)
+            )
         values = [c for c, _ in found if c is not None]
         if values:
             changes[task.name] = float(np.mean(values))
@@ -294,7 +315,9 @@ def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, floa
         "members": spec.model.members,
         "tuning trials": 0,
         "updates of the joint model (mean)": round(float(np.mean([_updates(t) for t in joint])), 1),
-        "updates of all single-task models (mean)": round(float(np.sum([_updates(t) for t in singles])) / len(rounds), 1),
+        "updates of all single-task models (mean)": round(
+            float(np.sum([_updates(t) for t in singles])) / len(rounds), 1
+        ),
         "parameters of the joint model": _parameters(rounds[0], "joint"),
         "parameters of all single-task models": _parameters(rounds[0], "single"),
         "seconds per repeat": {k: round(v, 2) for k, v in seconds.items()},
@@ -305,15 +328,17 @@ def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
     split = spec.data.split
     if fixed:
         return (
-            f"The split is the one given; {repeats} seeds, whose deltas are averaged. Intervals are over test rows (paired "
-            "bootstrap), so the claim is about this training set. Networks are chosen on validation; the test part was read once."
+            f"The split is the one given; {repeats} seeds, whose deltas are averaged. Intervals are over test rows "
+            "(paired bootstrap), so the claim is about this training set. Networks are chosen on validation; the test "
+            "part was read once."
         )
     by = f" by {split.by}" if split.by else ""
-    train, valid, test = (f"{100 * s / sum(split.sizes):.0f} %" for s in split.sizes)
+    shares = zip(("train", "validation", "test"), split.sizes, strict=True)
+    parts = ", ".join(f"{name} {100 * share / sum(split.sizes):.0f} %" for name, share in shares if share)
+    chosen = "on validation" if split.sizes[1] else "on the fold that each member holds out of the training rows"
     return (
-        f"{repeats} re-drawn {split.kind} splits{by} (train {train}, validation {valid}, test {test}). Intervals and p values "
-        "are of the corrected resampled t (Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed "
-        "intervals are plain 95 % ones. Networks are chosen on validation; baselines learn from training and validation "
-        "rows together; each test part was read once."
+        f"{repeats} re-drawn {split.kind} splits{by} ({parts}). Intervals and p values are of the corrected resampled t "
+        "(Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed intervals are plain 95 % ones. "
+        f"Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; each test "
+        "part was read once."
     )
-

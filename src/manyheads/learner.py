@@ -56,15 +56,15 @@ class Learner:
     learner.predict(test)
     ```
 
-    A table is a data frame of any kind, a path, or several of them by name (disjoint tables: each labels the tasks whose
-    target columns it has, and a task name in two tables is one head).
+    A table is a data frame of any kind, a path, or several of them by name (disjoint tables: each labels the tasks
+    whose target columns it has, and a task name in two tables is one head).
 
     Args:
         tasks: what to predict.
         random_state: seed of everything.
         callbacks: told about the training.
-        **settings: any setting of a config under its own name: encoder, sharing, members, balance, objective, optimizer,
-            lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature, max_epochs,
+        **settings: any setting of a config under its own name: encoder, sharing, members, balance, objective,
+            optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature, max_epochs,
             max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped, accumulate_grad_batches,
             val_check_interval, split, ids, types, drop. A word of a catalogue with settings is a dict:
             ``encoder={"name": "tabular", "d_hidden": 64}``.
@@ -162,7 +162,9 @@ class Learner:
     def _tune(self, held_out: Mapping[str, Any]) -> None:
         """What tasks learn from validation outputs: decision thresholds."""
         tuned = {
-            name: task.tuned(held_out[name].output, held_out[name].target, held_out[name].known) if name in held_out else task
+            name: task.tuned(held_out[name].output, held_out[name].target, held_out[name].known)
+            if name in held_out
+            else task
             for name, task in self.model_.tasks.items()
         }
         self.model_.tasks.update(tuned)
@@ -233,7 +235,7 @@ class Learner:
         return list(self.model_.tasks) if tasks is None else list(tasks)
 
     def predict_proba(self, table: Any) -> dict[str, np.ndarray]:
-        """{task: probabilities}: (rows,) for binary, (rows, classes) for multiclass and ordinal; tasks without are left out."""
+        """{task: probabilities}: (rows,) for binary, (rows, classes) for multiclass and ordinal; others are left out."""
         tasksets, _ = self._tasksets(table, labels=False)
         found: dict[str, np.ndarray] = {}
         for source, rows in tasksets.items():
@@ -265,7 +267,8 @@ class Learner:
         rows = [
             {
                 "task": s.task, "metric": s.metric, "value": s.value, "labels": s.labels,
-                "low": s.interval[0] if s.interval else None, "high": s.interval[1] if s.interval else None, "note": s.why or "",
+                "low": s.interval[0] if s.interval else None, "high": s.interval[1] if s.interval else None,
+                "note": s.why or "",
             }
             for s in self.scores_.scores if s.primary
         ]  # fmt: skip
@@ -275,7 +278,11 @@ class Learner:
         """The mean of the tasks' primary metrics, losses negated: for scikit-learn's tools."""
         self.evaluate(table, draws=0)
         assert self.scores_ is not None
-        values = [(s.value if s.greater_is_better else -s.value) for s in self.scores_.scores if s.primary and s.value is not None]
+        values = [
+            (s.value if s.greater_is_better else -s.value)
+            for s in self.scores_.scores
+            if s.primary and s.value is not None
+        ]
         return float(np.mean(values))
 
     # -- evidence
@@ -300,7 +307,14 @@ class Learner:
             progress: called with (what, done, of how many).
         """
         self.comparison_ = compare(
-            self.spec, self.tasks, tables_of(table), targets=targets, repeats=repeats, methods=methods, n_jobs=n_jobs, progress=progress
+            self.spec,
+            self.tasks,
+            tables_of(table),
+            targets=targets,
+            repeats=repeats,
+            methods=methods,
+            n_jobs=n_jobs,
+            progress=progress,
         )
         return self.comparison_
 
@@ -387,12 +401,23 @@ def _with_valid(
 
 def _card(learner: Learner) -> str:
     """The model card."""
-    lines = ["# A manyheads model", "", f"{len(learner.tasks_)} tasks, one model ({learner.spec.model.members} members).", ""]
+    lines = [
+        "# A manyheads model",
+        "",
+        f"{len(learner.tasks_)} tasks, one model ({learner.spec.model.members} members).",
+        "",
+    ]
     lines += ["| task | type | labels in training |", "|---|---|---|"]
     labels = {i.name: i.labels.get("train", 0) for i in learner.infos_}
     lines += [f"| {t.name} | {t.kind} | {labels.get(t.name, '')} |" for t in learner.tasks_]
     if learner.scores_ is not None:
-        lines += ["", f"Scores on {learner.scores_.split}:", "", "| task | metric | value | 95 % interval |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"Scores on {learner.scores_.split}:",
+            "",
+            "| task | metric | value | 95 % interval |",
+            "|---|---|---|---|",
+        ]
         for s in learner.scores_.scores:
             if s.primary and s.value is not None:
                 low, high = s.interval or (None, None)

@@ -139,9 +139,7 @@ class Members:
         for split, task, metric in keys:
             values = sums.get((split, task, metric))
             mean = sum(values) / len(values) if values else None
-            self.history.append(
-                Record(epoch=self.epoch, step=step, split=split, task=task, metric=metric, value=mean)
-            )
+            self.history.append(Record(epoch=self.epoch, step=step, split=split, task=task, metric=metric, value=mean))
             if split == "valid" and metric == "skill":
                 self.best.improved(mean, self.epoch)
         for m, run in enumerate(self.runs):

@@ -29,8 +29,8 @@ def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> 
     """Carry every run to its end, as `Training.run` would one by one; those of one shape are trained as one model.
 
     Runs can be stacked when their models have one architecture (the tasks may differ), their losses are plain means and
-    their balance only weights them; all others are run one by one. Results equal those of single runs up to rounding, except that
-    dropout draws other masks.
+    their balance only weights them; all others are run one by one. Results equal those of single runs up to rounding,
+    except that dropout draws other masks.
 
     Args:
         progress: called with (runs done, runs).
@@ -98,7 +98,7 @@ def _blocks(training: Training) -> Sequence[Any]:
 
 
 class Stack:
-    """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and its own end.
+    """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and end.
 
     The heads of a family are one tensor (runs, tasks, ...). A task without a label in a step is left as it was, as in a
     single run; only the step count of Adam's bias correction goes on for it.
@@ -182,7 +182,7 @@ class Stack:
         epoch = self.active[0].epoch
         plans = [[draw.rows for draw in run.sampler.plan(epoch)] for run in self.runs]
         return [
-            nn.utils.rnn.pad_sequence(step, batch_first=True, padding_value=-1)
+            nn.utils.rnn.pad_sequence(list(step), batch_first=True, padding_value=-1)
             for step in zip_longest(*plans, fillvalue=torch.empty(0, dtype=torch.long))
         ]
 
@@ -251,14 +251,14 @@ class Stack:
             there = list(range(len(names))) if balance.constant else present[i].nonzero().flatten().tolist()
             own = [names[k] for k in there]
             if own:
-                weights[i, there] = balance.weigh(Losses(own, losses[i, there].detach(), weight={t: run.tasks[t].weight for t in own}))
+                weights[i, there] = balance.weigh(
+                    Losses(own, losses[i, there].detach(), weight={t: run.tasks[t].weight for t in own})
+                )
         if all(run.balance.constant for run in self.runs):
             self.constant = weights
         return weights * present
 
-    def _losses(
-        self, output: Tensor, stacked: bool, members: int, labels: _Taken
-    ) -> tuple[Tensor, Tensor]:
+    def _losses(self, output: Tensor, stacked: bool, members: int, labels: _Taken) -> tuple[Tensor, Tensor]:
         target, known, weight, families = labels
         if members:
             output = output.movedim(1, 0)  # (members, runs, batch, ...)
@@ -362,7 +362,7 @@ class Stack:
             labels.keep(index, self.runs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the runs depends on, but the runs' best weights, which have files of their own."""
+        """Everything that the rest of the runs depends on, but their best weights, which have files of their own."""
         return {
             "kept": [self.every.index(r) for r in self.runs],
             "weights": {n: w.detach() for n, w in self.weights.items()},
@@ -463,7 +463,7 @@ def _families(runs: Sequence[Training], block: int) -> list[tuple[_Kind, Tensor]
 
 
 class _Labels:
-    """One block of every run: targets (tables, rows, ...), padded with unknown rows; blocks that runs share are kept once."""
+    """One block of every run: targets (tables, rows, ...), padded with unknown rows; shared blocks are kept once."""
 
     def __init__(self, runs: Sequence[Training], block: int) -> None:
         self.block = block
@@ -504,7 +504,8 @@ class _Labels:
 def _stacked_inputs(rows: Sequence[Taskset]) -> tuple[dict[str, Tensor], Tensor]:
     """({kind: (tables, rows, ...)}, which table each run reads): tables that several runs share are kept once."""
     unique: dict[tuple[int, ...], int] = {}
-    which, kept = [], []
+    which: list[int] = []
+    kept: list[Taskset] = []
     for taskset in rows:
         key = tuple(id(v) for v in taskset.inputs.values())
         if key not in unique:
