@@ -339,6 +339,6 @@ def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
     return (
         f"{repeats} re-drawn {split.kind} splits{by} ({parts}). Intervals and p values are of the corrected resampled t "
         "(Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed intervals are plain 95 % ones. "
-        f"Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; each test "
-        "part was read once."
+        f"Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; each "
+        "test part was read once."
     )

@@ -64,8 +64,8 @@ class Learner:
         random_state: seed of everything.
         callbacks: told about the training.
         **settings: any setting of a config under its own name: encoder, sharing, members, balance, objective,
-            optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature, max_epochs,
-            max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped, accumulate_grad_batches,
+            optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature,
+            max_epochs, max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped, accumulate_grad_batches,
             val_check_interval, split, ids, types, drop. A word of a catalogue with settings is a dict:
             ``encoder={"name": "tabular", "d_hidden": 64}``.
 
@@ -235,7 +235,7 @@ class Learner:
         return list(self.model_.tasks) if tasks is None else list(tasks)
 
     def predict_proba(self, table: Any) -> dict[str, np.ndarray]:
-        """{task: probabilities}: (rows,) for binary, (rows, classes) for multiclass and ordinal; others are left out."""
+        """{task: probabilities}: (rows,) for binary, (rows, classes) for several classes; others are left out."""
         tasksets, _ = self._tasksets(table, labels=False)
         found: dict[str, np.ndarray] = {}
         for source, rows in tasksets.items():
