@@ -12,12 +12,13 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "manyheads"
 
 FLOORS = (
-    "_version faults yaml12 catalog graph gramian solvers blocks formulas metrics results statistics verdicts scoretable",
+    "_version faults files stopping yaml12 catalog graph gramian solvers blocks "
+    "formulas metrics results statistics verdicts scoretable",
     "tasks encoders balance",
     "data sharing",
     "model spec",
     "objectives penalties evaluate modelfile problems config gates",
-    "distributed train stacked parallel members build intake export serve",
+    "distributed optim train stacked parallel members build intake export serve",
     "baselines compare affinity transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli",
 )

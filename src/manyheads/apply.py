@@ -115,8 +115,7 @@ def predict(
 
     from .data.readers import write
 
-    if output.exists() and not door.force:
-        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    door.claim(output)
     model, dataset = open_model(model_path, trust)
     for task in tasks or ():
         if task not in model.tasks:
@@ -302,8 +301,8 @@ def verdict(
     from .runfolder import now
     from .scoretable import compare_scores
 
-    if output is not None and output.exists() and not door.force:
-        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    if output is not None:
+        door.claim(output)
     frame = of_file(scores)
     if "method" in frame.columns and baseline not in set(map(str, frame["method"])):
         known = hint(baseline, dict.fromkeys(map(str, frame["method"])))
@@ -317,13 +316,12 @@ def verdict(
         door.screen.verdicts(comparison)
     door.screen.say(found.summary)
     if output is not None:
-        from .report import render
-        from .train import write_atomically
+        from .report import write_pages
 
         pages = [
             Report(title=f"{m} against {baseline}", created=now(), comparison=c) for m, c in found.comparisons.items()
         ]
-        write_atomically(output, render(pages).encode("utf-8", "xmlcharrefreplace"))
+        write_pages(pages, output)
         door.screen.say(f"Written: {output}")
     methods = {m: comparison_json(c, output) for m, c in found.comparisons.items()}
     return {"baseline": baseline, "methods": methods, "ranks": found.ranks, "summary": found.summary,

@@ -19,7 +19,7 @@ from .catalog import make
 from .data import Taskset
 from .data.assemble import Dataset
 from .data.sampler import Sampler
-from .data.splits import Split, split_tables
+from .data.splits import PARTS, Split, split_tables
 from .members import Members, folds
 from .objectives import Objective
 from .results import TaskInfo
@@ -30,7 +30,6 @@ from .train import Callback, Training
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS = ("train", "valid", "test")
 HELD_OUT = 5
 """A single member without a validation part holds out one row in so many."""
 

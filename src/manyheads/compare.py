@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
 
 NETS = ("joint", "single")
-SIMPLE = ("constant", "linear", "boosting")
+SIMPLE = tuple(baselines.BASELINES)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from . import yaml12
 from .faults import ConfigError, DataError
 from .problems import of_tasks, of_validation, of_words
-from .spec import RunSpec, dumped, merged
+from .spec import FILES, RunSpec, dumped, merged
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -29,7 +29,6 @@ WORDS: dict[tuple[str, ...], str | None] = {
 }
 """Places where a word alone may stand for ``{name: word}``, and the word by default."""
 _KEY = r"""(?:"[^"]+"|'[^']+'|[^."'])+"""
-_FILES = ("train", "valid", "test")
 
 
 def load(paths: Sequence[str | os.PathLike[str]], overrides: Sequence[str] = ()) -> RunSpec:
@@ -211,7 +210,7 @@ def _with_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         return values
     data = dict(data)
-    for key in _FILES:
+    for key in FILES:
         if isinstance(data.get(key), str):
             data[key] = str(_absolute(data[key], folder))
     tables = data.get("tables")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .catalog import find, hint, index, settings
@@ -38,26 +37,18 @@ def health(door: Door) -> dict[str, Any]:
     """Versions, platform, threads, BLAS, and which extras are here."""
     import torch
 
-    from .runfolder import environment
+    from .runfolder import environment, installed
 
     found = environment()
     found.pop("format")
     found["blas"] = _blas()
     found["interop_threads"] = torch.get_num_interop_threads()
-    found["extras"] = {extra: all(map(_present, packages)) for extra, packages in EXTRAS.items()}
+    found["extras"] = {extra: all(map(installed, packages)) for extra, packages in EXTRAS.items()}
     rows = {k: v for k, v in found.items() if not isinstance(v, dict)} | found["packages"]
     door.screen.show(settings_table("manyheads", {k: "–" if v is None else v for k, v in rows.items()}))
     said = {e: "here" if here else f"pip install 'manyheads[{e}]'" for e, here in found["extras"].items()}
     door.screen.show(settings_table("extras", said))
     return found
-
-
-def _present(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _blas() -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .display import Screen
+from .faults import ConfigError
 from .results import Comparison, Scores
-from .spec import RunSpec, dumped
+from .spec import FILES, RunSpec, dumped
 
 
 @dataclass
@@ -35,6 +36,15 @@ class Door:
             self.warned.append(text)
             self.screen.say(f"Warning: {text}")
 
+    def claim(self, output: Path) -> None:
+        """Refuse to write over a file, unless forced.
+
+        Raises:
+            ConfigError: the file exists.
+        """
+        if output.exists() and not self.force:
+            raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+
     @contextmanager
     def hearing(self) -> Iterator[None]:
         """Python's warnings are said here instead."""
@@ -48,7 +58,7 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
     """A config for a page: files by their names, without the folders of this machine."""
     values = dumped(spec)
     data = values["data"]
-    for part in ("train", "valid", "test", "root"):
+    for part in (*FILES, "root"):
         data[part] = None if data[part] is None else Path(data[part]).name
     for name, table in data["tables"].items():
         data["tables"][name] = (

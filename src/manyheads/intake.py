@@ -11,7 +11,7 @@ import numpy as np
 
 from .catalog import hint
 from .faults import ConfigError, DataError
-from .spec import RunSpec, TableSpec
+from .spec import FILES, RunSpec, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 TABLE = "table"
 """The name of the table of a run that has one."""
-_PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
     from .build import split_parts
 
     data = spec.data
-    files = {part: path for part in _PARTS if (path := getattr(data, part)) is not None}
+    files = {part: path for part in FILES if (path := getattr(data, part)) is not None}
     if files and data.tables:
         raise ConfigError(
             "`data` should name one table (`data.train`) or several (`data.tables`). Found both; move the one into the "
@@ -111,7 +110,7 @@ def _parts_of(spec: RunSpec, files: Mapping[str, str], tasks: Sequence[Task]) ->
     frames = {part: read(path) for part, path in files.items()}
     train = frames["train"]
     sizes = tuple(
-        0.0 if part in files and part != "train" else s for part, s in zip(_PARTS, spec.data.split.sizes, strict=True)
+        0.0 if part in files and part != "train" else s for part, s in zip(FILES, spec.data.split.sizes, strict=True)
     )
     if any(sizes[1:]):
         split = spec.data.split.model_copy(update={"sizes": sizes})

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from .evaluate import Result, results
 from .faults import DataError
+from .files import quoted, to_bytes, write_atomically
 from .model import Ensemble, Model
 from .results import History, Record
 from .stacked import Stack, signature
-from .train import Best, Callback, Training, quoted, to_bytes, write_atomically
+from .stopping import Best
+from .train import Callback, Training
 
 
 class Members:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from . import config
 from ._version import __version__
 from .faults import ConfigError, DataError
+from .files import write_atomically
 from .results import Record, Report, TaskInfo
-from .spec import RunSpec, dumped
-from .train import Callback, Training, write_atomically
+from .spec import FILES, RunSpec, dumped
+from .train import Callback, Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,9 +169,7 @@ class RunFolder(Callback):
                 None if path is None else str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
             )
 
-        data = spec.data.model_copy(
-            update={part: near(getattr(spec.data, part)) for part in ("train", "valid", "test")}
-        )
+        data = spec.data.model_copy(update={part: near(getattr(spec.data, part)) for part in FILES})
         return spec.model_copy(update={"data": data})
 
     def _splits(self, splits: pd.DataFrame) -> None:
@@ -264,15 +263,7 @@ def table_of(tasks: Sequence[TaskInfo]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """What a run ran on: versions, platform, threads; no names of hosts, users or folders."""
-    from importlib.metadata import PackageNotFoundError, version
-
     import torch
-
-    def found(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
 
     return {
         "format": MARK,
@@ -281,8 +272,18 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "packages": {package: found(package) for package in PACKAGES},
+        "packages": {package: installed(package) for package in PACKAGES},
     }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, `None` where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def now() -> str:

@@ -19,7 +19,7 @@ from .card import card
 from .display import Watch
 from .door import Door, comparison_json, scores_json, settings_of
 from .evaluate import measure, results, score
-from .faults import ConfigError, DataError
+from .faults import DataError
 from .intake import Intake, equal_rows, take_in
 from .members import Members
 from .modelfile import save
@@ -401,11 +401,9 @@ def report(runs: Sequence[Path], output: Path, door: Door) -> dict[str, Any]:
         ConfigError: the page exists.
         DataError: a run has no report.
     """
-    from .report import render
-    from .train import write_atomically
+    from .report import write_pages
 
-    if output.exists() and not door.force:
-        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    door.claim(output)
     found = [read_report(run) for run in runs]
     if not output.parent.is_dir():
         raise DataError(
@@ -413,6 +411,6 @@ def report(runs: Sequence[Path], output: Path, door: Door) -> dict[str, Any]:
         )
     if len(found) > 1:
         found = [r.model_copy(update={"title": f"{run.name}: {r.title}"}) for run, r in zip(runs, found, strict=True)]
-    write_atomically(output, render(found).encode("utf-8", "xmlcharrefreplace"))
+    write_pages(found, output)
     door.screen.say(f"Written: {output}")
     return {"report": str(output), "runs": [str(run) for run in runs]}

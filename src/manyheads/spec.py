@@ -62,6 +62,10 @@ class TableSpec(Section):
     targets: tuple[str, ...] | None = None
 
 
+FILES = ("train", "valid", "test")
+"""The parts of the rows, each of which may have a file of its own: the keys of `data` that name it."""
+
+
 class DataSpec(Section):
     """Where the rows are."""
 

@@ -15,8 +15,9 @@ from .blocks import Named, fitting_threads
 from .data import Taskset
 from .evaluate import Result
 from .model import Ensemble, Model, Outputs
+from .optim import make_optimizer, parameter_groups
 from .tasks import Task
-from .train import Training, make_optimizer, parameter_groups
+from .train import Training
 
 ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
                torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)  # fmt: skip

@@ -14,9 +14,9 @@ from . import yaml12
 from .catalog import hint
 from .door import Door
 from .faults import ConfigError, DataError
+from .files import write_atomically
 from .intake import of_file
 from .spec import RunSpec, dumped
-from .train import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,7 @@ def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = 
         ConfigError: the config exists, or a target is no column.
         DataError: the table is missing or damaged.
     """
-    if output.exists() and not door.force:
-        raise ConfigError(f"`{output}` should not exist yet. Found a file; choose another name, or add --force.")
+    door.claim(output)
     if not output.resolve().parent.is_dir():
         raise DataError(
             f"`{output}` should be in a folder that exists. Found no folder `{output.parent}`; create it first."

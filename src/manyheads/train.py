@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +13,17 @@ from torch import Tensor, nn
 
 from .balance import Balance, Losses
 from .blocks import fitting_threads, seed_of
-from .catalog import hint
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
 from .evaluate import Result, Skill, measure, results
 from .faults import ConfigError, DataError, Diverged
+from .files import link_atomically, quoted, to_bytes, write_atomically
 from .objectives import Objective, label_totals
+from .optim import make_optimizer, make_scheduler, parameter_groups
 from .results import History, Record
 from .sharing import Trace
 from .spec import OptimSpec, TrainerSpec
+from .stopping import Best
 from .tasks import Task
 
 PATIENCE_WITH_NANS = 20
@@ -46,30 +44,6 @@ class Callback:
 
     def on_end(self, training: Training) -> None:
         """After the last step."""
-
-
-class Best:
-    """The best value so far and when it was reached; strict improvement, the earliest wins.
-
-    Args:
-        patience: epochs without improvement after which it says stop; None never.
-    """
-
-    def __init__(self, patience: int | None) -> None:
-        self.patience = patience
-        self.value: float | None = None
-        self.epoch = -1
-
-    def improved(self, value: float | None, epoch: int) -> bool:
-        """Take note of a value; True when it is the best."""
-        if value is None or (self.value is not None and not value > self.value):
-            return False
-        self.value, self.epoch = value, epoch
-        return True
-
-    def stopped(self, epoch: int) -> bool:
-        """Whether patience has run out."""
-        return self.patience is not None and self.epoch >= 0 and epoch - self.epoch >= self.patience
 
 
 class Training:
@@ -410,7 +384,8 @@ class Training:
             self.best_state = torch.load(self.folder / "best.ckpt", weights_only=True)["model"]
         for task, best in self.best_of.items():
             if best.epoch >= 0:
-                self.best_states[task] = torch.load(self.folder / f"best-{quoted(task)}.ckpt", weights_only=True)["model"]
+                path = self.folder / f"best-{quoted(task)}.ckpt"
+                self.best_states[task] = torch.load(path, weights_only=True)["model"]
 
     def save(self) -> None:
         """Renew ``last.ckpt``."""
@@ -446,82 +421,6 @@ class Training:
         return True
 
 
-def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tensor] | None = None) -> list[Any]:
-    """The parameters that move, in groups: vectors (biases, norms) are not decayed.
-
-    A module may bring groups of its own, for rates per layer: `parameter_groups(lr, weight_decay)`.
-
-    Args:
-        like: other tensors under the parameters' names, to be grouped as those are.
-    """
-    own = getattr(model, "parameter_groups", None)
-    if own is not None and like is None:
-        return list(own(optim.lr, optim.weight_decay))
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    chosen = {n: p if like is None else like[n] for n, p in named.items()}
-    if not optim.weight_decay:
-        return [{"params": list(chosen.values())}]
-    matrices = [chosen[n] for n, p in named.items() if p.dim() > 1]
-    vectors = [chosen[n] for n, p in named.items() if p.dim() <= 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
-
-
-def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optimizer:
-    """Any optimiser of torch.optim by name, over parameters or groups of them.
-
-    Raises:
-        ConfigError: an unknown optimiser or setting.
-    """
-    known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
-    by_lower = {n.lower(): n for n in known if n != "Optimizer"}
-    word = optim.optimizer.name
-    if word.lower() not in by_lower:
-        raise ConfigError(f"No optimizer is called `{word}`. {hint(word, by_lower.values())}")
-    cls = getattr(torch.optim, by_lower[word.lower()])
-    settings: dict[str, Any] = {"lr": optim.lr} | optim.optimizer.settings
-    takes_decay = "weight_decay" in inspect.signature(cls).parameters
-    if optim.weight_decay is not None and (takes_decay or "weight_decay" in optim.model_fields_set):
-        settings["weight_decay"] = optim.weight_decay
-    if cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) and "foreach" not in settings:
-        settings.setdefault("fused", True)
-    try:
-        return cls(list(params), **settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim.optimizer `{cls.__name__}` does not take these settings: {error}.") from error
-
-
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, optim: OptimSpec, n_epochs: int, n_steps: int
-) -> tuple[Any, str]:
-    """(scheduler, ``epoch`` or ``step``): any of torch.optim.lr_scheduler by name.
-
-    Raises:
-        ConfigError: an unknown scheduler or setting.
-    """
-    if optim.scheduler is None:
-        return None, "epoch"
-    module = torch.optim.lr_scheduler
-    known = {n.lower(): n for n in dir(module) if isinstance(getattr(module, n), type) and n.endswith(("LR", "Plateau", "Restarts"))}
-    word = optim.scheduler.name
-    if word.lower() not in known:
-        raise ConfigError(f"No scheduler is called `{word}`. {hint(word, known.values())}")
-    settings = optim.scheduler.settings
-    name = known[word.lower()]
-    length = n_epochs if optim.scheduler.interval == "epoch" else n_epochs * n_steps
-    for key, classes in (("T_max", ("CosineAnnealingLR",)), ("total_steps", ("OneCycleLR",)), ("total_iters", ("PolynomialLR",))):
-        if name in classes:
-            settings.setdefault(key, max(length, 1))
-    if name == "OneCycleLR":
-        settings.setdefault("max_lr", optim.lr)
-    if name == "ReduceLROnPlateau":
-        settings.setdefault("mode", "max")
-    try:
-        return getattr(module, name)(optimizer, **settings), optim.scheduler.interval
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim.scheduler `{name}` does not take these settings: {error}.") from error
-
-
 def _device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -541,40 +440,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def to_bytes(state: Any) -> bytes:
-    """What `torch.load(weights_only=True)` reads."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary name, then rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def link_atomically(source: Path, path: Path) -> None:
-    """Give a file a further name (a copy where the file system has no links), replacing what was there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, path)
-
-
-def quoted(name: str) -> str:
-    """A task's name as part of a file name or a metric key: percent-encoded where it must be."""
-    from urllib.parse import quote
-
-    return quote(name, safe=" ()[]{},=+@&'!$;~")
-
-

@@ -20,10 +20,11 @@ from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError, Diverged
 from manyheads.model import Ensemble
 from manyheads.objectives import Supervised, label_totals
+from manyheads.optim import make_optimizer
 from manyheads.sharing import Sharing
 from manyheads.spec import OptimSpec, TrainerSpec
 from manyheads.tasks import Task
-from manyheads.train import Callback, Training, make_optimizer
+from manyheads.train import Callback, Training
 
 HARD = Case("hard", find(Sharing, "hard"))
 TABULAR = Case("tabular", find(Encoder, "tabular"), {"d_hidden": 8})

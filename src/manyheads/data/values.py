@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from ..faults import DataError
+from ..tasks import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,12 +79,7 @@ def texts_of(series: pd.Series) -> tuple[np.ndarray, list[str]]:
     import pandas as pd
 
     codes, values = pd.factorize(series)
-    return codes, [str(_plain(v)) for v in values]
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
+    return codes, [str(plain(v)) for v in values]
 
 
 def stamps_of(series: pd.Series, format: str) -> pd.Series:

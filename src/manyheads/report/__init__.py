@@ -56,8 +56,18 @@ def write(report: Report, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"A page should not be named like the JSON beside it, say report.html. Found {page.name!r}.")
     page.parent.mkdir(parents=True, exist_ok=True)
     _replace(beside, report.model_dump_json(indent=1) + "\n")
-    _replace(page, render([report]))
+    write_pages([report], page)
     return page
+
+
+def write_pages(reports: Sequence[Report], path: Path) -> None:
+    """Write several runs as one HTML page, whole or not at all.
+
+    Args:
+        reports: the runs, in the order in which they stand on the page.
+        path: the page's file.
+    """
+    _replace(path, render(reports))
 
 
 def _replace(path: Path, text: str) -> None:
