@@ -337,8 +337,8 @@ def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
     parts = ", ".join(f"{name} {100 * share / sum(split.sizes):.0f} %" for name, share in shares if share)
     chosen = "on validation" if split.sizes[1] else "on the fold that each member holds out of the training rows"
     return (
-        f"{repeats} re-drawn {split.kind} splits{by} ({parts}). Intervals and p values are of the corrected resampled t "
-        "(Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed intervals are plain 95 % ones. "
-        f"Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; each "
-        "test part was read once."
+        f"{repeats} re-drawn {split.kind} splits{by} ({parts}). Intervals and p values are of the corrected resampled "
+        "t (Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed intervals are plain 95 % "
+        f"ones. Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; "
+        "each test part was read once."
     )

@@ -65,9 +65,9 @@ class Learner:
         callbacks: told about the training.
         **settings: any setting of a config under its own name: encoder, sharing, members, balance, objective,
             optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature,
-            max_epochs, max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped, accumulate_grad_batches,
-            val_check_interval, split, ids, types, drop. A word of a catalogue with settings is a dict:
-            ``encoder={"name": "tabular", "d_hidden": 64}``.
+            max_epochs, max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped,
+            accumulate_grad_batches, val_check_interval, split, ids, types, drop. A word of a catalogue with settings is
+            a dict: ``encoder={"name": "tabular", "d_hidden": 64}``.
 
     Attributes:
         model_: the trained torch module.
