@@ -54,7 +54,8 @@ class Training:
 
     Args:
         model: any module that the objective understands.
-        train, valid: per table, rows; no validation rows means no early stopping.
+        sampler: draws the training rows.
+        valid: per table, rows; no validation rows means no early stopping.
         tasks: fitted tasks.
         objective, balance: the two arrows.
         optim, trainer: settings.
