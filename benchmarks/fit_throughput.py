@@ -1,7 +1,7 @@
 """Rows per second in training: manyheads, a bare torch loop, torch-rechub, DeepCTR-Torch.
 
 One network for all: 13 numeric columns as they are, 8 categorical ones through tables of 8 columns, two hidden layers
-of 128 with ReLU, one linear head for each of 3 binary tasks; batches of 1024, AdamW (fused), one epoch per round, no
+of 64 with ReLU, one linear head for each of 3 binary tasks; batches of 1024, AdamW (fused), one epoch per round, no
 validation, nothing written. What a peer cannot do alike:
 
 * torch-rechub has batch normalisation after each hidden layer, always; its losses are averaged over tasks, not summed.
@@ -38,7 +38,7 @@ from manyheads.train import Training
 from .harness import Bench, Side, ratio, silent, timed
 
 ROWS, QUICK_ROWS, BATCH, LR = 60_000, 8_192, 1024, 1e-3
-N_NUMERIC, CARDINALITIES, D_EMBEDDING, D_HIDDEN = 13, (10, 20, 50, 100, 200, 300, 500, 1000), 8, 128
+N_NUMERIC, CARDINALITIES, D_EMBEDDING, D_HIDDEN = 13, (10, 20, 50, 100, 200, 300, 500, 1000), 8, 64
 TASKS = ("click", "cart", "buy")
 
 

@@ -19,7 +19,7 @@ from .catalog import make
 from .data import Taskset
 from .data.assemble import Dataset
 from .data.sampler import Sampler
-from .data.splits import PARTS, Split, split_tables
+from .data.splits import PARTS, Split, split, split_tables
 from .members import Members, folds
 from .objectives import Objective
 from .results import TaskInfo
@@ -84,9 +84,9 @@ def split_parts(
     spec: SplitSpec, tables: Mapping[str, pd.DataFrame], tasks: Sequence[Task], seed: int | None = None
 ) -> dict[str, np.ndarray]:
     """The part of every row of every table, as the config splits them."""
-    split = Split(spec.kind, spec.by, spec.sizes, spec.seed if seed is None else seed)
+    how = Split(spec.kind, spec.by, spec.sizes, spec.seed if seed is None else seed)
     labels = {name: [t for t in tasks if set(t.targets) <= set(frame.columns)] for name, frame in tables.items()}
-    return split_tables(tables, split, labels)
+    return split_tables(tables, how, labels)
 
 
 def prepare(
@@ -156,7 +156,8 @@ def make_training(
     """A run of these tasks on these rows; tables that label none of them are left out.
 
     With validation rows, every member stops on those. Without, each member holds out its own fold of the training rows
-    (a single member: one of five); rows of one group stay together where the split is by group.
+    (a single member: one of five); rows of one group stay together where the split is by group, and where it is by time
+    the latest rows are held out.
 
     Args:
         layouts: table -> what its inputs look like.
@@ -219,22 +220,35 @@ def _held_out(
     spec: RunSpec, train: Mapping[str, Taskset], members: int, seed: int
 ) -> list[tuple[dict[str, Tensor], dict[str, Taskset]]]:
     """Per member (rows to learn from, rows held out), per table."""
-    k = members if members > 1 else HELD_OUT
-    by = spec.data.split.by if spec.data.split.kind == "group" else None
-    divided = {}
-    for table, rows in train.items():
-        codes = None
-        if by is not None:
-            keys = [rows.extra[c].astype(str) for c in ((by,) if isinstance(by, str) else by)]
-            joined = np.array(["\x1f".join(parts) for parts in zip(*keys, strict=True)])
-            codes = torch.from_numpy(np.unique(joined, return_inverse=True)[1])
-        divided[table] = folds(len(rows), min(k, len(rows)), seed_of(seed, "folds", table) % 2**62, codes)
+    divide = _by_time if spec.data.split.kind == "time" else _by_fold
+    divided = {t: divide(spec, rows, members, seed_of(seed, "folds", t) % 2**62) for t, rows in train.items()}
     answer = []
     for m in range(members):
-        held = {t: parts[m % len(parts)] for t, parts in divided.items()}
-        rest = {
-            t: torch.cat([p for i, p in enumerate(parts) if i != m % len(parts)] or [parts[0]])
-            for t, parts in divided.items()
-        }
-        answer.append((rest, {t: train[t].take(index) for t, index in held.items() if len(index)}))
+        own = {t: parts[m % len(parts)] for t, parts in divided.items()}
+        held = {t: train[t].take(index) for t, (_, index) in own.items() if len(index)}
+        answer.append(({t: rest for t, (rest, _) in own.items()}, held))
     return answer
+
+
+def _by_time(spec: RunSpec, rows: Taskset, members: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The latest rows held out, for every member."""
+    import pandas as pd
+
+    by = Split("time", spec.data.split.by).columns[0]
+    parts = split(pd.DataFrame({by: rows.extra[by]}), Split("time", by, (HELD_OUT - 1, 1, 0)))
+    return [(torch.from_numpy(np.flatnonzero(parts == "train")), torch.from_numpy(np.flatnonzero(parts == "valid")))]
+
+
+def _by_fold(spec: RunSpec, rows: Taskset, members: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """(the other folds, the fold) of each fold; rows of one group stay together where the split is by group."""
+    k, n, codes = members if members > 1 else HELD_OUT, len(rows), None
+    if spec.data.split.kind == "group":
+        keys = [rows.extra[c].astype(str) for c in Split("group", spec.data.split.by).columns]
+        joined = np.array(["\x1f".join(parts) for parts in zip(*keys, strict=True)])
+        names, found = np.unique(joined, return_inverse=True)
+        if len(names) > 1:  # one group alone cannot be kept together and held out
+            n, codes = len(names), torch.from_numpy(found)
+    if n < 2:
+        return [(torch.arange(len(rows)), torch.empty(0, dtype=torch.long))]
+    parts = folds(len(rows), min(k, n), seed, codes)
+    return [(torch.cat([p for j, p in enumerate(parts) if j != i]), part) for i, part in enumerate(parts)]

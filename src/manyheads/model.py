@@ -96,7 +96,8 @@ class Model(nn.Module):
         read = self.read(tasks, features)
         heads = [self.heads[t] for t in tasks]
         if self.linear(tasks):
-            return tasks, linear_heads([h.weight for h in heads], [h.bias for h in heads], read), True  # type: ignore[misc]
+            weight, bias = (torch.stack([h._parameters[n] for h in heads]) for n in ("weight", "bias"))  # type: ignore[misc]
+            return tasks, linear_heads(weight, bias, read), True  # type: ignore[misc]
         outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
         return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
 
@@ -106,14 +107,13 @@ class Model(nn.Module):
         return _read(self.tasks[name], self.sharing(x, (name,), table)[name])
 
 
-def linear_heads(weights: Sequence[Tensor], biases: Sequence[Tensor], read: Sequence[Tensor]) -> Tensor:
+def linear_heads(weight: Tensor, bias: Tensor, read: Sequence[Tensor]) -> Tensor:
     """The outputs of several linear heads of one shape, in one product.
 
     Shape:
-        weights (members..., units, width) and biases (members..., units) per head; read (members..., batch, width), one
+        weight (members..., tasks, units, width), bias (members..., tasks, units); read (members..., batch, width), one
         for all heads or one for each -> (members..., batch, tasks, units), with 0 or 1 dimension of members.
     """
-    weight, bias = torch.stack(list(weights), -3), torch.stack(list(biases), -2)
     if len(read) == 1:
         z, flat, offset = read[0], weight.flatten(-3, -2), bias.flatten(-2)
         if weight.dim() == 3:
@@ -211,8 +211,8 @@ class Ensemble(nn.Module):
         for group, yes, result in zip(groups, linear, results, strict=True):
             if yes:  # many linear heads outside vmap: one product, and no swapping of hundreds of weights
                 own = [self._of_head[t] for t in group]
-                weights, biases = [values[o["weight"]] for o in own], [values[o["bias"]] for o in own]
-                outputs.append((group, linear_heads(weights, biases, result), True))
+                weight, bias = (torch.stack([values[o[n]] for o in own], 1) for n in ("weight", "bias"))
+                outputs.append((group, linear_heads(weight, bias, result), True))
             elif len(group) == 1:
                 outputs.append((group, result[0], False))
             else:

@@ -123,7 +123,6 @@ class OptimSpec(Section):
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
     balance: Word = Part(name="equal")
     objective: Word = Part(name="supervised")
-    penalties: tuple[Word, ...] = ()
 
 
 class SamplingSpec(Section):

@@ -14,7 +14,7 @@ from .balance import Losses, Weighting
 from .blocks import Named, fitting_threads
 from .data import Taskset
 from .evaluate import Result
-from .model import Ensemble, Model, Outputs
+from .model import Model, linear_heads
 from .optim import make_optimizer, parameter_groups
 from .tasks import Task
 from .train import Training
@@ -71,16 +71,15 @@ def signature(training: Training) -> Hashable | None:
         and not settings.freeze_stopped
         and training.device.type == "cpu"
     )
-    base = model.base if isinstance(model, Ensemble) else model
-    if not plain or not isinstance(base, Model) or _has_own_parts(base):
+    if not plain or not isinstance(model, Model) or _has_own_parts(model):
         return None
-    if base.groups(tuple(training.tasks)) != [b.tasks for b in _blocks(training)]:
+    if model.groups(tuple(training.tasks)) != [b.tasks for b in _blocks(training)]:
         return None
     shapes = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.state_dict(keep_vars=True).items())
     layout = tuple((len(b.tasks), b.stacked) for b in _blocks(training))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
-    kinds = repr(base).replace("\n", "")
+    kinds = repr(model).replace("\n", "")
     size = training.sampler.batch_size
     return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, size, settings.model_dump_json())
 
@@ -88,6 +87,17 @@ def signature(training: Training) -> Hashable | None:
 def _has_own_parts(model: Model) -> bool:
     """Whether tasks own parameters outside their heads; those could not be left alone when a task is absent."""
     return any(isinstance(m, Named) and set(m) & set(model.tasks) for m in model.sharing.modules())
+
+
+def _follow(optimizer: torch.optim.Optimizer, lead: torch.optim.Optimizer) -> None:
+    """Take over what a scheduler has done to a single run's optimiser: rates, momenta."""
+    for group, own in zip(optimizer.param_groups, lead.param_groups, strict=True):
+        group.update({k: v for k, v in own.items() if k != "params"})
+
+
+def _model(training: Training) -> Model:
+    assert isinstance(training.model, Model)  # `signature` is None for any other
+    return training.model
 
 
 def _rows(training: Training) -> Taskset:
@@ -110,7 +120,7 @@ class Stack:
 
     def __init__(self, runs: Sequence[Training]) -> None:
         self.every = self.runs = list(runs)
-        self.template: nn.Module = runs[0].model
+        self.template = _model(runs[0])
         weights, buffers = stack_module_state([r.model for r in runs])
         self.heads = _heads(self.template)
         self.weights = _grouped({n: p.detach() for n, p in weights.items()}, self.heads)
@@ -129,8 +139,7 @@ class Stack:
     def _optimizer(self) -> torch.optim.Optimizer:
         lead = self.runs[0]
         optimizer = make_optimizer(_decayed(self.template, self.heads, lead, self.weights), lead.optim)
-        for group, own in zip(optimizer.param_groups, lead.optimizer.param_groups, strict=True):
-            group["lr"] = own["lr"]
+        _follow(optimizer, lead.optimizer)
         return optimizer
 
     @property
@@ -168,8 +177,7 @@ class Stack:
             if not run.finished:
                 run.snapshot = lambda i=i: self._slice(i)  # type: ignore[misc]
                 run.close_epoch(found[i] if found is not None else None)
-        for group, own in zip(self.optimizer.param_groups, before[0].optimizer.param_groups, strict=True):
-            group["lr"] = own["lr"]
+        _follow(self.optimizer, before[0].optimizer)
         still = self.active
         for i, run in enumerate(self.runs):
             if run.finished and run in before:
@@ -206,8 +214,8 @@ class Stack:
         outputs = self._forward(x)
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
-            self._losses(output, stacked, outputs.members, labels.take(index, rows, there, stacked))
-            for (_, output, stacked), labels in zip(outputs.groups, self.labels, strict=True)
+            self._losses(output, stacked, labels.take(index, rows, there, stacked))
+            for (output, stacked), labels in zip(outputs, self.labels, strict=True)
         ]
         losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
         (losses * self._weights(losses, present)).sum().backward()
@@ -259,17 +267,15 @@ class Stack:
             self.constant = weights
         return weights * present
 
-    def _losses(self, output: Tensor, stacked: bool, members: int, labels: _Taken) -> tuple[Tensor, Tensor]:
+    def _losses(self, output: Tensor, stacked: bool, labels: _Taken) -> tuple[Tensor, Tensor]:
         target, known, weight, families = labels
-        if members:
-            output = output.movedim(1, 0)  # (members, runs, batch, ...)
         shape = (len(self.runs), target.shape[2] if stacked else 1)
         losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
         for kind, where in families:
             whole = len(where) == len(self.runs)
             y, m = (target, known) if whole else (target[where], known[where])
             w = weight if weight is None or whole else weight[where]
-            o = output if whole else output[:, where] if members else output[where]
+            o = output if whole else output[where]
             y = y.to(o.dtype) if kind.is_floating else y.long()
             summed, count = kind.task.summed(o, y, m, w, (0, 2) if stacked else (0,))
             loss, there = (summed / count.clamp(min=1e-30)).reshape(len(where), -1), (count > 0).reshape(len(where), -1)
@@ -277,16 +283,45 @@ class Stack:
             present = there if whole else present.index_put((where,), there)
         return losses, present
 
-    def _forward(self, x: Mapping[str, Tensor]) -> Outputs:
-        shape: list[Any] = []
+    def _forward(self, x: Mapping[str, Tensor]) -> list[tuple[Tensor, bool]]:
+        """(output, stacked) of each family: (runs, batch, tasks, units), or (runs, batch, units) where not stacked.
 
-        def one(state: dict[str, Tensor], x: dict[str, Tensor]) -> list[Tensor]:
-            outputs = functional_call(self.template, state, (x, None, self.table))
-            shape[:] = [[(n, s) for n, _, s in outputs.groups], outputs.members]
-            return [o for _, o, _ in outputs.groups]
+        Linear heads are applied outside `vmap`, all of a family in one product.
+        """
+        base = self.template
+        groups = base.groups(tuple(base.tasks))
+        linear = [base.linear(group) for group in groups]
+        ungrouped = self._ungrouped([g for g, yes in zip(groups, linear, strict=True) if not yes]) | self.buffers
+        inside = {n: w for n, w in ungrouped.items() if not n.startswith("heads.")}
+        heads = {n: w for n, w in ungrouped.items() if n.startswith("heads.")}
 
-        stacked = vmap(one, randomness="different")(self._ungrouped() | self.buffers, dict(x))
-        return Outputs([(n, o, s) for (n, s), o in zip(shape[0], stacked, strict=True)], members=shape[1])
+        def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> list[Any]:
+            sharing = {n.removeprefix("sharing."): w for n, w in state.items()}
+            features = functional_call(base.sharing, sharing, (x, tuple(base.tasks), self.table))
+            results: list[Any] = []
+            for group, yes in zip(groups, linear, strict=True):
+                read = base.read(group, features)
+                if not yes:
+                    every = read if len(read) == len(group) else read * len(group)
+                    read = [apart(task, heads, z) for task, z in zip(group, every, strict=True)]
+                results.append(read)
+            return results
+
+        def apart(task: str, heads: dict[str, Tensor], z: Tensor) -> Tensor:
+            key = f"heads.{base.heads.keys_of[task]}."
+            own = {n.removeprefix(key): w for n, w in heads.items() if n.startswith(key)}
+            return functional_call(base.heads[task], own, (z,))
+
+        outputs: list[tuple[Tensor, bool]] = []
+        for group, yes, read in zip(
+            groups, linear, vmap(one, randomness="different")(inside, heads, dict(x)), strict=True
+        ):
+            if yes:
+                weight, bias = (self.weights[_leaf(group, n)] for n in ("weight", "bias"))
+                outputs.append((linear_heads(weight, bias, read), True))
+            else:
+                outputs.append((torch.stack(read, -2), True) if len(group) > 1 else (read[0], False))
+        return outputs
 
     def _clip(self, most: float) -> None:
         """`torch.nn.utils.clip_grad_norm_`, run by run."""
@@ -302,9 +337,9 @@ class Stack:
             return
         for run in active:
             if run.scheduler is not None:
+                run.optimizer._opt_called = True  # type: ignore[attr-defined]  # the stack's optimiser moved its weights
                 run.scheduler.step()
-        for group, own in zip(self.optimizer.param_groups, active[0].optimizer.param_groups, strict=True):
-            group["lr"] = own["lr"]
+        _follow(self.optimizer, active[0].optimizer)
 
     @torch.no_grad()
     def _validation(self) -> list[dict[str, Result]] | None:
@@ -312,28 +347,29 @@ class Stack:
             return None
         self.template.eval()
         outputs = self._forward({k: v[self.valid_which] for k, v in self.valid.items()})
+        groups = self.template.groups(tuple(self.template.tasks))
         found: list[dict[str, Result]] = [{} for _ in self.runs]
         for i, run in enumerate(self.runs):
             rows = next(iter(run.valid.values()))
             names = iter(self.names[i])
-            for group, output, stacked in outputs.groups:
+            for (output, stacked), group in zip(outputs, groups, strict=True):
                 for j in range(len(group)):
                     task = next(names)
                     one = output[i].select(-2, j) if stacked else output[i]
-                    one = run.tasks[task].ensemble(one) if outputs.members else one
                     target, known, _ = rows.labels(task)
                     found[i][task] = Result(one[: len(rows)], target, known, rows.extra)
         return found
 
-    def _ungrouped(self) -> dict[str, Tensor]:
-        """Stacked weights by the model's own names."""
+    def _ungrouped(self, groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """Stacked weights by the model's own names, with the heads of these families alone."""
         found = {n: w for n, w in self.weights.items() if n not in self.heads}
         for name, group in self.heads.items():
-            found |= dict(zip(group.names, self.weights[name].unbind(1), strict=True))
+            if any(group.lead == tasks[0] for tasks in groups):
+                found |= dict(zip(group.names, self.weights[name].unbind(1), strict=True))
         return found
 
     def _slice(self, i: int) -> dict[str, Tensor]:
-        return {n: v.detach()[i].clone() for n, v in (self._ungrouped() | self.buffers).items()}
+        return {n: v.detach()[i].clone() for n, v in (self._ungrouped(self.template.groups(tuple(self.template.tasks))) | self.buffers).items()}
 
     def _finish(self, i: int) -> None:
         run = self.runs[i]
@@ -393,22 +429,27 @@ class Stack:
 class _Group(NamedTuple):
     """The parameters of one family's heads that are of one kind (weights, biases)."""
 
+    lead: str
+    """The family's first task."""
     names: list[str]
     columns: list[int]
     """Which columns of the losses their tasks are."""
 
 
-def _heads(model: nn.Module) -> dict[str, _Group]:
+def _leaf(group: Sequence[str], parameter: str) -> str:
+    """The name under which the heads of a family keep one kind of parameter."""
+    return f"heads of {group[0]}: {parameter}"
+
+
+def _heads(model: Model) -> dict[str, _Group]:
     """Heads of one family by kind of parameter: they are kept as one tensor."""
-    if not isinstance(model, Model):
-        return {}
     found, column = {}, 0
     for tasks in model.groups(tuple(model.tasks)):
         columns = list(range(column, column + len(tasks)))
         column += len(tasks)
         for suffix in dict(model.heads[tasks[0]].named_parameters()):
             names = [f"heads.{model.heads.keys_of[t]}.{suffix}" for t in tasks]
-            found[f"heads of {tasks[0]}: {suffix}"] = _Group(names, columns)
+            found[_leaf(tasks, suffix)] = _Group(tasks[0], names, columns)
     return found
 
 

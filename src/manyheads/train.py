@@ -252,6 +252,7 @@ class Training:
         if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:
             value, improved = self._validate(results(self.model, self.valid) if found is None else found)
         if self.scheduler is not None and self.schedule_each == "epoch":
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or a stack's optimiser did
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
             self.scheduler.step(value if value is not None else 0.0) if plateau else self.scheduler.step()
         self._stop_or_freeze()

@@ -1,0 +1,173 @@
+"""Members hold out folds: disjoint, complete, whole groups, latest rows; and stacked runs equal single ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from manyheads.build import make_training, prepare, split_parts
+from manyheads.evaluate import run
+from manyheads.members import Members, folds
+from manyheads.parallel import run_over
+from manyheads.spec import RunSpec, merged
+from manyheads.stacked import run_all, signature
+from manyheads.tasks.classification import Binary
+from manyheads.tasks.regression import Count, Regression
+
+QUIET = {"model": {"encoder": {"name": "tabular", "dropout": 0.0, "d_hidden": 8}}, "trainer": {"precision": "64"}}
+
+
+def frame(n=230):
+    random = np.random.default_rng(1)
+    x = random.normal(size=(n, 3))
+    table = pd.DataFrame(x, columns=["x0", "x1", "x2"])
+    table["group"] = np.arange(n) % 17
+    table["day"] = pd.date_range("2020-01-01", periods=n).astype(str)[random.permutation(n)]
+    table["a"] = np.where(random.random(n) < 0.3, np.nan, x[:, 0] + 0.1 * random.normal(size=n))
+    table["b"] = (x[:, 1] > 0).astype(float)
+    table["c"] = random.poisson(np.exp(x[:, 2] / 2)).astype(float)
+    return table
+
+
+TASKS = [Regression("a"), Binary("b"), Count("c")]
+
+
+def made(changes, tasks=TASKS, seed=0, complete=False):
+    spec = RunSpec.model_validate(merged(merged({"tasks": {}, "trainer": {"max_epochs": 4, "patience": 2}}, QUIET), changes))
+    table = frame()
+    if complete:
+        table["a"] = table["a"].fillna(0.0)
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"ids": ("group", "day")})})
+    parts = split_parts(spec.data.split, {"t": table}, tasks)
+    data = prepare(spec, tasks, {"t": table}, parts)
+    layouts, sets = data.dataset.preprocess.layouts, data.tasksets
+    return make_training(spec, layouts, data.tasks, sets["train"], sets["valid"], seed=seed), sets["train"]["t"]
+
+
+def test_each_row_is_held_out_by_one_member():
+    training, rows = made({"model": {"members": 5}})
+    assert isinstance(training, Members)
+    held = [run.valid["t"].extra["day"] for run in training.runs]
+    assert sorted(np.concatenate(held)) == sorted(rows.extra["day"])
+    for member in training.runs:
+        learnt = set(member.sampler.rows()["t"].extra["day"])
+        assert not learnt & set(member.valid["t"].extra["day"])
+        assert len(learnt) + len(member.valid["t"]) == len(rows)
+
+
+@pytest.mark.parametrize("members", [1, 4, 30])
+def test_groups_stay_together(members):
+    training, _ = made({"model": {"members": members}, "data": {"split": {"kind": "group", "by": "group"}}})
+    for member in getattr(training, "runs", [training]):
+        assert len(member.valid["t"])
+        assert not set(member.sampler.rows()["t"].extra["group"]) & set(member.valid["t"].extra["group"])
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_by_time_the_latest_rows_are_held_out(members):
+    training, _ = made({"model": {"members": members}, "data": {"split": {"kind": "time", "by": "day"}}})
+    for member in getattr(training, "runs", [training]):
+        assert max(member.sampler.rows()["t"].extra["day"]) < min(member.valid["t"].extra["day"])
+
+
+def test_with_a_validation_part_every_member_stops_on_it():
+    training, rows = made({"model": {"members": 3}, "data": {"split": {"sizes": [0.6, 0.2, 0.2]}}})
+    for member in training.runs:
+        assert len(member.sampler.rows()["t"]) == len(rows)
+        assert len(member.valid["t"]) == pytest.approx(46, abs=1)
+
+
+@pytest.mark.parametrize("groups", [None, torch.arange(100) % 7])
+def test_folds(groups):
+    parts = folds(100, 6, 3, groups)
+    assert sorted(torch.cat(parts).tolist()) == list(range(100))
+    assert max(map(len, parts)) <= (17 if groups is None else 30)
+    if groups is not None:
+        assert sum(len(groups[p].unique()) for p in parts) == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optim": {"optimizer": "SGD", "lr": 0.05}},
+        {"optim": {"scheduler": {"name": "CosineAnnealingLR"}}},
+        {"optim": {"scheduler": {"name": "OneCycleLR", "interval": "step"}}},
+        {"trainer": {"gradient_clip_val": 0.5}},
+        {"trainer": {"max_steps": 9}},
+        {"optim": {"balance": {"name": "fixed", "weights": {"b": 2.0}}}},
+        {"optim": {"balance": "uncertainty"}},
+        {"sampling": {"batch_size": 64}},
+    ],
+)
+def test_runs_stacked_equal_runs_one_by_one(changes, float64):
+    # Adam's step count goes on for a task that is absent in a step of a stack; SGD has none, and is exact with holes
+    complete = changes.get("optim", {}).get("optimizer") != "SGD"
+    together = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
+    alone = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
+    runs = [r for members in together for r in members.runs]
+    assert len({signature(r) for r in runs}) == 1 and signature(runs[0]) is not None
+    run_all(runs)
+    for a, run_ in zip((r for m in alone for r in m.runs), runs, strict=True):
+        history = a.run()
+        assert len(history) == len(run_.history)
+        for one, other in zip(history, run_.history, strict=True):
+            assert (one.epoch, one.step, one.split, one.task, one.metric) == (
+                other.epoch, other.step, other.split, other.task, other.metric
+            )  # fmt: skip
+            assert one.value == pytest.approx(other.value, abs=1e-9)
+        for name, value in a.model.state_dict().items():
+            torch.testing.assert_close(value, run_.model.state_dict()[name], rtol=0, atol=1e-9)
+
+
+def test_single_tasks_of_different_types_are_stacked(float64):
+    singles = [made({}, tasks=[task], complete=True)[0].runs for task in TASKS]
+    assert len({signature(r) for runs in singles for r in runs}) == 1
+    alone = [made({}, tasks=[task], complete=True)[0].runs for task in TASKS]
+    run_all([r for runs in singles for r in runs])
+    for a, b in zip((r for runs in alone for r in runs), (r for runs in singles for r in runs), strict=True):
+        a.run()
+        assert a.best.epoch == b.best.epoch
+        assert a.best.value == pytest.approx(b.best.value, abs=1e-9)
+
+
+def test_an_absent_tasks_head_is_left_alone():
+    """In a stack, a step without a label of a task moves nothing of that task, and a run without any label nothing."""
+    training, _ = made({"model": {"members": 2}, "optim": {"weight_decay": 0.5}})
+    stack = training.stack
+    rows = stack._plan()[0].clone()
+    known = stack.labels[0].known
+    task = stack.names[0].index("a")
+    known[..., task] = False
+    before = {n: w.detach().clone() for n, w in stack.weights.items()}
+    stack._one_step(rows)
+    head = next(n for n in stack.weights if n.startswith("heads of a") and n.endswith("weight"))
+    assert torch.equal(stack.weights[head], before[head])
+    assert any(not torch.equal(w, before[n]) for n, w in stack.weights.items())
+    rows[1] = -1
+    before = {n: w.detach().clone() for n, w in stack.weights.items()}
+    stack._one_step(rows)
+    assert all(torch.equal(w[1], before[n][1]) for n, w in stack.weights.items())
+    assert any(not torch.equal(w[0], before[n][0]) for n, w in stack.weights.items())
+
+
+def test_several_processes_end_as_one():
+    here, there = made({})[0], made({})[0]
+    run_all(here.runs)
+    told = []
+    run_over(there.runs, lambda done, n: told.append((done, n)), n_jobs=2)
+    assert told[-1] == (8, 8)
+    for a, b in zip(here.runs, there.runs, strict=True):
+        assert [r.model_dump() for r in a.history][:3] == [r.model_dump() for r in b.history][:3]
+        for name, value in a.model.state_dict().items():
+            torch.testing.assert_close(value, b.model.state_dict()[name], rtol=0, atol=1e-9)
+
+
+def test_the_ensemble_is_the_mean_of_its_members():
+    training, rows = made({"model": {"members": 3}})
+    training.run()
+    rows = rows.to(torch.float64)
+    outputs = [run(r.model, rows)["a"] for r in training.runs]
+    torch.testing.assert_close(run(training.model, rows)["a"], torch.stack(outputs).mean(0))
