@@ -97,7 +97,7 @@ class Model(nn.Module):
         heads = [self.heads[t] for t in tasks]
         if self.linear(tasks):
             weight, bias = (torch.stack([h._parameters[n] for h in heads]) for n in ("weight", "bias"))  # type: ignore[misc]
-            return tasks, linear_heads(weight, bias, read), True  # type: ignore[misc]
+            return tasks, linear_heads(weight, bias, read), True
         outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
         return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
 

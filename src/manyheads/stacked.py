@@ -369,7 +369,8 @@ class Stack:
         return found
 
     def _slice(self, i: int) -> dict[str, Tensor]:
-        return {n: v.detach()[i].clone() for n, v in (self._ungrouped(self.template.groups(tuple(self.template.tasks))) | self.buffers).items()}
+        every = self._ungrouped(self.template.groups(tuple(self.template.tasks))) | self.buffers
+        return {n: v.detach()[i].clone() for n, v in every.items()}
 
     def _finish(self, i: int) -> None:
         run = self.runs[i]

@@ -35,7 +35,8 @@ TASKS = [Regression("a"), Binary("b"), Count("c")]
 
 
 def made(changes, tasks=TASKS, seed=0, complete=False):
-    spec = RunSpec.model_validate(merged(merged({"tasks": {}, "trainer": {"max_epochs": 4, "patience": 2}}, QUIET), changes))
+    short = {"tasks": {}, "trainer": {"max_epochs": 4, "patience": 2}}
+    spec = RunSpec.model_validate(merged(merged(short, QUIET), changes))
     table = frame()
     if complete:
         table["a"] = table["a"].fillna(0.0)
@@ -108,7 +109,8 @@ def test_runs_stacked_equal_runs_one_by_one(changes, float64):
     together = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
     alone = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
     runs = [r for members in together for r in members.runs]
-    assert len({signature(r) for r in runs}) == 1 and signature(runs[0]) is not None
+    assert len({signature(r) for r in runs}) == 1
+    assert signature(runs[0]) is not None
     run_all(runs)
     for a, run_ in zip((r for m in alone for r in m.runs), runs, strict=True):
         history = a.run()
