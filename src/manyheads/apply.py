@@ -13,7 +13,7 @@ from .build import Prepared
 from .catalog import hint
 from .data.assemble import Dataset
 from .door import Door, comparison_json, scores_json
-from .evaluate import run, score
+from .evaluate import predict_frame, run, score
 from .faults import ConfigError, DataError
 from .intake import Intake, of_file
 from .members import Members
@@ -44,37 +44,6 @@ def open_model(path: Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Dataset
         raise DataError(f"`{path}` should be the folder of a finished run, or a model folder. {what}; check the path.")
     model, _, dataset, _ = load(folder, trust)
     return model, dataset
-
-
-def outputs(
-    model: Any, dataset: Dataset, name: str, frame: pd.DataFrame, tasks: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Every task's columns for the rows of one table, in their order; label columns are not read.
-
-    Args:
-        name: the table's name; an unknown one belongs to the source that fits its columns.
-        tasks: only these; by default those that the table, or one of its source, labels.
-
-    Raises:
-        DataError: a feature column is missing, or holds what it should not.
-    """
-    import pandas as pd
-
-    ((source, rows),) = dataset.tasksets({name: frame}, labels=False).items()
-    if tasks is None:
-        tables = (
-            [name] if name in dataset.targets else [t for t, s in dataset.preprocess.sources.items() if s == source]
-        )
-        own = {task for table in tables for task in dataset.targets.get(table, ())}
-        tasks = [t for t in model.tasks if t in own] or list(model.tasks)
-    rows = rows.to(next(model.parameters()).dtype)
-    found = run(model, rows, [t for t in tasks if t not in dataset.unlabelled], source)
-    columns: dict[str, Any] = {}
-    for task in tasks:
-        if task in found:
-            described = model.tasks[task]
-            columns |= described.columns(described.predict(found[task]))
-    return pd.DataFrame(columns, index=frame.index)
 
 
 def _name(dataset: Dataset, path: Path, table: str | None) -> str:
@@ -127,7 +96,7 @@ def predict(
                 raise DataError(
                     f"`{table}` should have the column `{column}`. Found no such column. {hint(column, frame.columns)}"
                 )
-        found = outputs(model, dataset, _name(dataset, table, name), frame, tasks)
+        found = predict_frame(model, dataset, _name(dataset, table, name), frame, tasks)
     both = [c for c in keep if c in found.columns]
     if both:
         raise ConfigError(
@@ -217,7 +186,7 @@ def of_part(ready: Trained, model: Any, part: str) -> pd.DataFrame:
         rows = np.flatnonzero(ready.intake.parts[name] == part)
         if len(rows):
             chosen = frame.iloc[rows].reset_index(drop=True)
-            found = outputs(model, ready.prepared.dataset, name, chosen)
+            found = predict_frame(model, ready.prepared.dataset, name, chosen)
             frames.append(_led(ready, pd.Series(name, chosen.index), rows, found))
     return pd.concat(frames, ignore_index=True)
 

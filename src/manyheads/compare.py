@@ -332,7 +332,7 @@ def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
             "(paired bootstrap), so the claim is about this training set. Networks are chosen on validation; the test "
             "part was read once."
         )
-    by = f" by {split.by}" if split.by else ""
+    by = f" by {split.by if isinstance(split.by, str) else ', '.join(split.by)}" if split.by else ""
     shares = zip(("train", "validation", "test"), split.sizes, strict=True)
     parts = ", ".join(f"{name} {100 * share / sum(split.sizes):.0f} %" for name, share in shares if share)
     chosen = "on validation" if split.sizes[1] else "on the fold that each member holds out of the training rows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from . import metrics
 from .data import Taskset
+from .metrics import Predicted
 from .model import Outputs
 from .results import Score, Scores
 from .tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .data.assemble import Dataset
 
 
 @dataclass(frozen=True)
@@ -204,3 +210,39 @@ def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[np.ndarray, np
     return np.concatenate(truths), known if known.ndim > 1 else None
 
 
+def predict(
+    model: nn.Module, dataset: Dataset, name: str, frame: pd.DataFrame, tasks: Sequence[str] | None = None
+) -> dict[str, Predicted]:
+    """What a model says of the rows of one table, in their order; label columns are not read.
+
+    Args:
+        name: the table's name; an unknown one belongs to the source that fits its columns.
+        tasks: only these; by default those that the table, or one of its source, labels. A task that never had a label
+            is left out.
+
+    Raises:
+        DataError: a feature column is missing, or holds what it should not.
+    """
+    described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    ((source, rows),) = dataset.tasksets({name: frame}, labels=False).items()
+    if tasks is None:
+        sources = dataset.preprocess.sources
+        tables = [name] if name in dataset.targets else [t for t, s in sources.items() if s == source]
+        own = {task for table in tables for task in dataset.targets.get(table, ())}
+        tasks = [t for t in described if t in own] or list(described)
+    wanted = [t for t in tasks if t not in dataset.unlabelled]
+    found = run(model, rows.to(next(model.parameters()).dtype), wanted, source)
+    return {t: described[t].predict(found[t]) for t in wanted if t in found}
+
+
+def predict_frame(
+    model: nn.Module, dataset: Dataset, name: str, frame: pd.DataFrame, tasks: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The same as named columns (``buy``, ``buy__prob``), with the table's own index."""
+    import pandas as pd
+
+    described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    columns: dict[str, Any] = {}
+    for task, predicted in predict(model, dataset, name, frame, tasks).items():
+        columns |= described[task].columns(predicted)
+    return pd.DataFrame(columns, index=frame.index)

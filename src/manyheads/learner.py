@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import torch
 
 from . import modelfile
 from .build import Prepared, make_training, prepare
+from .card import card
 from .compare import SIMPLE, Progress, compare
 from .data import Taskset
 from .data.readers import frame_of
-from .evaluate import run, score
+from .evaluate import predict, predict_frame, score
 from .faults import ConfigError, DataError
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .spec import RunSpec, dumped, merged
@@ -182,74 +183,66 @@ class Learner:
 
     # -- using the model
 
-    def _tasksets(self, table: Any, labels: bool) -> tuple[dict[str, Taskset], dict[str, pd.DataFrame]]:
+    def _tasksets(self, table: Any) -> dict[str, Taskset]:
+        """Rows with the labels that the table has."""
         self._check_fitted()
         tables = tables_of(table)
         dtype = next(self.model_.parameters()).dtype
-        tasks = None
-        if labels:
-            columns = {str(c) for frame in tables.values() for c in frame.columns}
-            tasks = [t.name for t in self.tasks_ if set(t.targets) <= columns]
-            if not tasks:
-                wanted = ", ".join(f"`{c}`" for t in self.tasks_ for c in t.targets)
-                raise DataError(f"A table to evaluate on should have a target column ({wanted}). Found none of them.")
-        found = self.dataset_.tasksets(tables, labels=labels, tasks=tasks)
-        return {name: rows.to(dtype) for name, rows in found.items()}, tables
+        columns = {str(c) for frame in tables.values() for c in frame.columns}
+        tasks = [t.name for t in self.tasks_ if set(t.targets) <= columns and t.name not in self.dataset_.unlabelled]
+        if not tasks:
+            wanted = ", ".join(f"`{c}`" for t in self.tasks_ for c in t.targets)
+            raise DataError(f"A table to evaluate on should have a target column ({wanted}). Found none of them.")
+        return {name: rows.to(dtype) for name, rows in self.dataset_.tasksets(tables, tasks=tasks).items()}
 
     def predict(self, table: Any, tasks: Sequence[str] | None = None) -> Any:
         """Predictions as a data frame with the table's own index: `<name>`, `<name>__prob`, ...; no labels needed.
 
-        With several tables by name, a dict of data frames, each with the tasks of its table.
+        With several tables by name, a dict of data frames. A table is given the tasks that it labelled in training, or
+        `tasks`.
         """
-        import pandas as pd
-
-        tasksets, tables = self._tasksets(table, labels=False)
         wanted = self._names(tasks)
-        offsets, answer = self.dataset_.offsets(tables), {}
-        outputs = {
-            source: run(self.model_, rows, [t for t in wanted if t in self._tasks_of(source)], source)
-            for source, rows in tasksets.items()
-        }
-        for name, frame in tables.items():
-            source, start, stop = offsets[name]
-            columns: dict[str, np.ndarray] = {}
-            for task, output in outputs[source].items():
-                described = self.model_.tasks[task]
-                columns |= described.columns(described.predict(output[start:stop]))
-            answer[name] = pd.DataFrame(columns, index=frame.index)
-        return answer[TABLE] if list(answer) == [TABLE] else answer
+        return self._each(table, lambda name, frame: predict_frame(self.model_, self.dataset_, name, frame, wanted))
 
-    def _tasks_of(self, source: str) -> set[str]:
-        """The tasks that rows of a source can be asked for: those its tables label; all of them with one source."""
-        if len(self.dataset_.preprocess.layouts) == 1:
-            return set(self.model_.tasks)
-        sources = self.dataset_.preprocess.sources
-        return {t for table, names in self.dataset_.targets.items() if sources[table] == source for t in names}
+    def predict_proba(self, table: Any, tasks: Sequence[str] | None = None) -> Any:
+        """{task: probabilities}: (rows,) for binary, (rows, classes) for several classes; others are left out.
 
-    def _names(self, tasks: Sequence[str] | None) -> list[str]:
+        With several tables by name, a dict of those.
+        """
+        wanted = self._names(tasks)
+
+        def probabilities(name: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+            found = predict(self.model_, self.dataset_, name, frame, wanted)
+            return {task: np.asarray(p.proba) for task, p in found.items() if p.proba is not None}
+
+        return self._each(table, probabilities)
+
+    def transform(self, table: Any) -> Any:
+        """The shared representation of each row (rows, width); with several tables by name, a dict of those."""
+
+        def features(name: str, frame: pd.DataFrame) -> np.ndarray:
+            ((source, rows),) = self.dataset_.tasksets({name: frame}, labels=False).items()
+            with torch.no_grad():
+                dtype = next(self.model_.parameters()).dtype
+                return np.asarray(self.model_.transform(rows.to(dtype).inputs, source))
+
+        return self._each(table, features)
+
+    def _each(self, table: Any, work: Callable[[str, pd.DataFrame], Any]) -> Any:
+        """The result for a table; {name: result} where tables were given by name."""
+        self._check_fitted()
+        tables = tables_of(table)
+        found = {name: work(name, frame) for name, frame in tables.items()}
+        return found[TABLE] if list(found) == [TABLE] else found
+
+    def _names(self, tasks: Sequence[str] | None) -> list[str] | None:
         from .catalog import hint
 
+        self._check_fitted()
         for task in tasks or ():
             if task not in self.model_.tasks:
                 raise ConfigError(f"The model has no task `{task}`. {hint(task, self.model_.tasks)}")
-        return list(self.model_.tasks) if tasks is None else list(tasks)
-
-    def predict_proba(self, table: Any) -> dict[str, np.ndarray]:
-        """{task: probabilities}: (rows,) for binary, (rows, classes) for several classes; others are left out."""
-        tasksets, _ = self._tasksets(table, labels=False)
-        found: dict[str, np.ndarray] = {}
-        for source, rows in tasksets.items():
-            for name, output in run(self.model_, rows, None, source).items():
-                proba = self.model_.tasks[name].predict(output).proba
-                if proba is not None:
-                    found[name] = np.asarray(proba)
-        return found
-
-    def transform(self, table: Any) -> np.ndarray:
-        """The shared representation of each row (rows, width)."""
-        tasksets, _ = self._tasksets(table, labels=False)
-        with torch.no_grad():
-            return np.concatenate([self.model_.transform(rows.inputs, name).numpy() for name, rows in tasksets.items()])
+        return None if tasks is None else list(tasks)
 
     def evaluate(self, table: Any, split: str = "test", draws: int = 1000) -> pd.DataFrame:
         """One row per task: its primary metric, labels counted, 95 % bootstrap interval; all metrics are in `scores_`.
@@ -261,7 +254,7 @@ class Learner:
         """
         import pandas as pd
 
-        tasksets, _ = self._tasksets(table, labels=True)
+        tasksets = self._tasksets(table)
         by = self.spec.data.split.by if self.spec.data.split.kind == "group" else None
         self.scores_ = score(self.model_, tasksets, split, draws, redraw=by if isinstance(by, str) else None)
         rows = [
@@ -283,6 +276,8 @@ class Learner:
             for s in self.scores_.scores
             if s.primary and s.value is not None
         ]
+        if not values:
+            raise DataError("A score needs a task whose primary metric is defined on these rows. Found none.")
         return float(np.mean(values))
 
     # -- evidence
@@ -341,8 +336,11 @@ class Learner:
     def save(self, folder: str | Path) -> Path:
         """Write a model folder (safetensors and JSON, no pickle)."""
         self._check_fitted()
+        scores = () if self.scores_ is None else (self.scores_,)
+        title = ", ".join(t.name for t in self.tasks_[:5]) + (", ..." if len(self.tasks_) > 5 else "")
         notes = {"spec": dumped(self.spec), "infos": [i.model_dump(mode="json") for i in self.infos_]}
-        return modelfile.save(folder, self.model_, self.spec.model, self.dataset_, card=_card(self), notes=notes)
+        text = card(title, self.infos_, scores)
+        return modelfile.save(folder, self.model_, self.spec.model, self.dataset_, card=text, notes=notes)
 
     @classmethod
     def load(cls, folder: str | Path, trust: Sequence[str] = ()) -> Learner:
@@ -397,31 +395,3 @@ def _with_valid(
         words = ["train"] * len(frame) + ["valid"] * (0 if held is None else len(held))
         parts[name] = np.array(words, dtype=object)
     return joined, parts
-
-
-def _card(learner: Learner) -> str:
-    """The model card."""
-    lines = [
-        "# A manyheads model",
-        "",
-        f"{len(learner.tasks_)} tasks, one model ({learner.spec.model.members} members).",
-        "",
-    ]
-    lines += ["| task | type | labels in training |", "|---|---|---|"]
-    labels = {i.name: i.labels.get("train", 0) for i in learner.infos_}
-    lines += [f"| {t.name} | {t.kind} | {labels.get(t.name, '')} |" for t in learner.tasks_]
-    if learner.scores_ is not None:
-        lines += [
-            "",
-            f"Scores on {learner.scores_.split}:",
-            "",
-            "| task | metric | value | 95 % interval |",
-            "|---|---|---|---|",
-        ]
-        for s in learner.scores_.scores:
-            if s.primary and s.value is not None:
-                low, high = s.interval or (None, None)
-                span = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-                lines.append(f"| {s.task} | {s.metric} | {s.value:.4f} | {span} |")
-    lines += ["", "```python", "import manyheads as mh", 'mh.Learner.load("model/").predict(table)', "```", ""]
-    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,10 +26,10 @@ def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tens
     """
     own = getattr(model, "parameter_groups", None)
     if own is not None and like is None:
-        return list(own(optim.lr, optim.weight_decay))
+        return list(own(optim.lr, optim.decay))
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     chosen = {n: p if like is None else like[n] for n, p in named.items()}
-    if not optim.weight_decay:
+    if not optim.decay:
         return [{"params": list(chosen.values())}]
     matrices = [chosen[n] for n, p in named.items() if p.dim() > 1]
     vectors = [chosen[n] for n, p in named.items() if p.dim() <= 1]
@@ -51,9 +50,8 @@ def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optim
         raise ConfigError(f"No optimizer is called `{word}`. {hint(word, by_lower.values())}")
     cls = getattr(torch.optim, by_lower[word.lower()])
     settings: dict[str, Any] = {"lr": optim.lr} | optim.optimizer.settings
-    takes_decay = "weight_decay" in inspect.signature(cls).parameters
-    if optim.weight_decay is not None and (takes_decay or "weight_decay" in optim.model_fields_set):
-        settings["weight_decay"] = optim.weight_decay
+    if optim.decay is not None:
+        settings["weight_decay"] = optim.decay
     if cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD) and "foreach" not in settings:
         settings.setdefault("fused", True)
     try:

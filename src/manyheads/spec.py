@@ -118,11 +118,18 @@ class OptimSpec(Section):
 
     optimizer: Word = Part(name="AdamW")
     lr: float = Field(default=3e-3, gt=0)
-    weight_decay: float | None = Field(default=0.1, ge=0)
-    """On matrices; biases and other vectors are never decayed. null: the optimiser's own default."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """On matrices; biases and other vectors are never decayed. null: 0.1 with AdamW, the optimiser's own default with
+    any other."""
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
     balance: Word = Part(name="equal")
     objective: Word = Part(name="supervised")
+
+    @property
+    def decay(self) -> float | None:
+        """The weight decay that holds; None leaves it to the optimiser."""
+        own = self.optimizer.settings.get("weight_decay", self.weight_decay)
+        return 0.1 if own is None and self.optimizer.name.lower() == "adamw" else own
 
 
 class SamplingSpec(Section):

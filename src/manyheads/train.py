@@ -254,7 +254,10 @@ class Training:
         if self.scheduler is not None and self.schedule_each == "epoch":
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or a stack's optimiser did
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            self.scheduler.step(value if value is not None else 0.0) if plateau else self.scheduler.step()
+            if not plateau:
+                self.scheduler.step()
+            elif value is not None:  # a plateau is seen at validations alone
+                self.scheduler.step(value)
         self._stop_or_freeze()
         self.epoch += 1
         self.step_in_epoch = 0
@@ -298,7 +301,8 @@ class Training:
             oriented = scores[monitor].value
             if oriented is not None and not scores[monitor].greater_is_better:
                 oriented = -oriented
-            if name not in self.frozen and self.best_of[name].improved(oriented, self.epoch) and not self.primary_only:
+            better = name not in self.frozen and self.best_of[name].improved(oriented, self.epoch)
+            if better and self.folder is not None:
                 state = state or self.snapshot()
                 self.best_states[name] = state
                 improved.append(name)
