@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from . import balance, objectives
     from .data import datasets
     from .data.sampler import Sampler
+    from .faults import ConfigError, DataError, Fault
     from .learner import Learner
     from .tasks import Task
     from .tasks.classification import Binary, Multiclass, Multilabel, Ordinal
     from .tasks.regression import Count, Regression
 
 _WORDS = {
+    "ConfigError": "faults",
+    "DataError": "faults",
+    "Fault": "faults",
     "Learner": "learner",
     "Task": "tasks",
     "Binary": "tasks.classification",
@@ -33,8 +37,8 @@ _WORDS = {
 _MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
 
 __all__ = [
-    "Binary", "Count", "Learner", "Multiclass", "Multilabel", "Ordinal", "Regression", "Sampler", "Task",
-    "__version__", "balance", "datasets", "objectives",
+    "Binary", "ConfigError", "Count", "DataError", "Fault", "Learner", "Multiclass", "Multilabel", "Ordinal",
+    "Regression", "Sampler", "Task", "__version__", "balance", "datasets", "objectives",
 ]  # fmt: skip
 
 

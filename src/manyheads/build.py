@@ -20,6 +20,7 @@ from .data import Taskset
 from .data.assemble import Dataset
 from .data.sampler import Sampler
 from .data.splits import PARTS, Split, split, split_tables
+from .faults import ConfigError
 from .members import Members, folds
 from .objectives import Objective
 from .results import TaskInfo
@@ -86,7 +87,27 @@ def split_parts(
     """The part of every row of every table, as the config splits them."""
     how = Split(spec.kind, spec.by, spec.sizes, spec.seed if seed is None else seed)
     labels = {name: [t for t in tasks if set(t.targets) <= set(frame.columns)] for name, frame in tables.items()}
-    return split_tables(tables, how, labels)
+    parts = split_tables(tables, how, labels)
+    return _with_every_class(tables, labels, parts) if spec.kind in ("random", "stratified") else parts
+
+
+def _with_every_class(
+    tables: Mapping[str, pd.DataFrame], labels: Mapping[str, Sequence[Task]], parts: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A row of each class in the training part: a class that no training row has would have no place in the model."""
+    answer = {name: part.copy() for name, part in parts.items()}
+    for name, tasks in labels.items():
+        for task in tasks:
+            if not hasattr(task, "classes") or task.where is not None:
+                continue
+            column = tables[name][task.targets[0]]
+            learnt = set(column[answer[name] == "train"].dropna().unique())
+            rest = column[answer[name] != "train"].dropna()
+            values, known = column.to_numpy(), column.notna().to_numpy()
+            for value in rest.unique():
+                if value not in learnt:
+                    answer[name][np.flatnonzero(known & (values == value))[0]] = "train"
+    return answer
 
 
 def prepare(
@@ -115,6 +136,7 @@ def prepare(
     if spec.features.only is not None:
         known = {c for t in tasks for c in (*t.targets, t.sample_weight)} | set(keep) | set(spec.features.only)
         drop += [c for f in tables.values() for c in f.columns if c not in known and c not in drop]
+    _refuse_collisions([t.name for t in tasks])
     dataset = Dataset.fit(
         tables, tasks, targets=targets, types=spec.features.types, drop=list(dict.fromkeys(drop)), keep=keep,
         train={name: np.flatnonzero(p == "train") for name, p in parts.items()}, allow_unlabelled=allow_unlabelled,
@@ -140,6 +162,16 @@ def make_balance(part: Part, tasks: Sequence[str]) -> Balance:
     balance = make(Balance, part.name, part.settings)  # type: ignore[type-abstract]
     balance.check(tasks)
     return balance
+
+
+def _refuse_collisions(names: Sequence[str]) -> None:
+    for one in names:
+        for other in names:
+            if other.startswith(f"{one}__"):
+                raise ConfigError(
+                    f"Tasks should give columns of their own: predictions of `{one}` are called `{one}`, `{one}__...`. "
+                    f"Found a task `{other}`; give it another name (`target` may stay)."
+                )
 
 
 def make_training(

@@ -18,7 +18,7 @@ from .evaluate import Result, measure, results
 from .members import Members
 from .parallel import run_over
 from .results import Comparison, Method
-from .spec import RunSpec
+from .spec import Part, RunSpec
 from .statistics import Change, from_draws, paired_draws
 from .tasks import Task
 from .train import Training
@@ -45,6 +45,8 @@ class _Repeat:
     singles: dict[str, Training | Members] = field(default_factory=dict)
     found: dict[str, dict[str, Result]] = field(default_factory=dict)
     """net -> task -> outputs on the test rows."""
+    tuned: dict[str, dict[str, Task]] = field(default_factory=dict)
+    """net -> task, with what its held-out rows taught it."""
     values: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """method -> task -> primary metric."""
 
@@ -111,7 +113,7 @@ def verdicts_of(
 ) -> tuple[Verdicts, list[Method]]:
     """What `compare` rests on: every method's values, and the judgement."""
     n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
-    fixed = parts is not None or spec.data.split.kind == "column"
+    fixed = parts is not None or spec.data.split.kind in ("column", "time")  # there is but one such split
     rounds = []
     shared: Prepared | None = None
     for r in range(repeats):
@@ -164,9 +166,7 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
                 one.joint = make_training(spec, layouts, data.tasks, train, valid, seed=one.seed)
                 whole.append(one.joint)
                 continue
-            alone = spec.model_copy(
-                update={"sampling": spec.sampling.model_copy(update={"weights": {}, "mode": "proportional"})}
-            )
+            alone = _alone(spec, _lead(one.joint).sampler.batch_size)  # type: ignore[arg-type]
             for task in data.tasks:
                 mine = {
                     table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None
@@ -185,6 +185,17 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
                 ended.close()
         seconds[kind] = (time.perf_counter() - started) / max(len(rounds), 1)
     return seconds
+
+
+def _alone(spec: RunSpec, batch_size: int) -> RunSpec:
+    """The run of a single task: the joint model's batch size, nothing that speaks of other tasks."""
+    plain = {"weights": {}, "mode": "proportional", "schedule": "joint", "batch_size": batch_size}
+    return spec.model_copy(
+        update={
+            "sampling": spec.sampling.model_copy(update=plain),
+            "optim": spec.optim.model_copy(update={"balance": Part(name="equal")}),
+        }
+    )
 
 
 def labelled_part(rows: Taskset, task: str) -> Taskset | None:
@@ -206,18 +217,27 @@ def _only(tasksets: Mapping[str, Taskset], task: str) -> dict[str, Taskset]:
 
 
 def _score(one: _Repeat) -> None:
-    """Read the test part, once."""
+    """Read the test part, once. Thresholds are chosen on the rows that each network was stopped on."""
     test = one.prepared.tasksets["test"]
     assert one.joint is not None
+    fitted = {t.name: t for t in one.prepared.tasks}
+    held = one.joint.held_out()
     one.found["joint"] = results(one.joint.model, test)
-    one.found["single"] = {}
+    one.tuned["joint"] = {n: _tuned(t, held) for n, t in fitted.items()}
+    one.found["single"], one.tuned["single"] = {}, {}
     for name, training in one.singles.items():
         one.found["single"] |= results(training.model, _only(test, name), [name])
+        one.tuned["single"][name] = _tuned(fitted[name], training.held_out())
     for kind, found in one.found.items():
         one.values[kind] = {
-            t.name: measure(t, found[t.name], t.metrics[:1])[0].value if t.name in found else None
-            for t in one.prepared.tasks
+            name: measure(task, found[name], task.metrics[:1])[0].value if name in found else None
+            for name, task in one.tuned[kind].items()
         }
+
+
+def _tuned(task: Task, held: Mapping[str, Result]) -> Task:
+    own = held.get(task.name)
+    return task if own is None else task.tuned(own.output, own.target, own.known)
 
 
 def _baselines(
@@ -268,9 +288,9 @@ def _row_tests(rounds: Sequence[_Repeat], tasks: Sequence[Task], spec: RunSpec) 
             more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
             if isinstance(by, str):
                 more["redraw"] = joint.extra[by][rows.numpy()]
-            found.append(
-                paired_draws(metric, task.truth(target), task.predict(output), task.predict(mine), groups, **more)
-            )
+            says = one.tuned["joint"][task.name].predict(output)
+            alone = one.tuned["single"][task.name].predict(mine)
+            found.append(paired_draws(metric, task.truth(target), says, alone, groups, **more))
         values = [c for c, _ in found if c is not None]
         if values:
             changes[task.name] = float(np.mean(values))
@@ -326,16 +346,16 @@ def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, floa
 
 def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
     split = spec.data.split
+    chosen = "on validation" if split.sizes[1] else "on the rows that each member holds out of the training part"
     if fixed:
         return (
             f"The split is the one given; {repeats} seeds, whose deltas are averaged. Intervals are over test rows "
-            "(paired bootstrap), so the claim is about this training set. Networks are chosen on validation; the test "
-            "part was read once."
+            "(paired bootstrap), so the claim is about this training set. Networks are stopped "
+            f"{chosen}; the test part was read once."
         )
     by = f" by {split.by if isinstance(split.by, str) else ', '.join(split.by)}" if split.by else ""
     shares = zip(("train", "validation", "test"), split.sizes, strict=True)
     parts = ", ".join(f"{name} {100 * share / sum(split.sizes):.0f} %" for name, share in shares if share)
-    chosen = "on validation" if split.sizes[1] else "on the fold that each member holds out of the training rows"
     return (
         f"{repeats} re-drawn {split.kind} splits{by} ({parts}). Intervals and p values are of the corrected resampled "
         "t (Nadeau and Bengio 2003); p values are Holm-adjusted over the tasks, the printed intervals are plain 95 % "

@@ -70,8 +70,8 @@ def run(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         for start in range(0, len(taskset), rows):
-            index = slice(start, start + rows)
-            x = {k: v[index].to(device) for k, v in taskset.inputs.items()}
+            index = torch.arange(start, min(start + rows, len(taskset)))
+            x = {k: v[index].to(device) if isinstance(v, Tensor) else v[index] for k, v in taskset.inputs.items()}
             outputs = model(x, wanted, table) if described is not None else model(x)
             if not isinstance(outputs, Outputs):
                 outputs = Outputs([((task,), outputs[task], False) for task in wanted])

@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .blocks import Named, initialise, pool, seed_of
 from .data import Inputs
+from .faults import ConfigError
 from .sharing import Features, Sharing, Trace
 from .tasks import Task
 
@@ -54,6 +55,12 @@ class Model(nn.Module):
     def __init__(self, sharing: Sharing, tasks: Sequence[Task], seed: int = 0) -> None:
         super().__init__()
         self.tasks = {t.name: t for t in tasks}
+        for task in tasks:
+            if task.sees:
+                raise ConfigError(
+                    f"Task `{task.name}` should see no other task's output: no sharing scheme here feeds it. "
+                    f"Found `sees: {', '.join(task.sees)}`; remove it."
+                )
         self.sharing = sharing
         self.heads = Named({t.name: t.head(sharing.widths(t.name)) for t in tasks})
         self._families: dict[str, Any] = {

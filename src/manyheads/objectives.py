@@ -159,6 +159,6 @@ def _merged(summed: Sequence[tuple[tuple[str, ...], Tensor, Tensor]]) -> tuple[t
     unique = tuple(dict.fromkeys(names))
     if len(unique) == len(names):
         return names, totals, counts
-    position = torch.tensor([unique.index(t) for t in names])
-    zeros = torch.zeros(len(unique), dtype=totals.dtype)
+    position = torch.tensor([unique.index(t) for t in names], device=totals.device)
+    zeros = torch.zeros(len(unique), dtype=totals.dtype, device=totals.device)
     return unique, zeros.index_add(0, position, totals), zeros.index_add(0, position, counts.to(zeros.dtype))

@@ -16,6 +16,10 @@ _LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "Polynomi
 """The setting of a scheduler that is the length of the run."""
 
 
+UNFIT = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+"""What the loop cannot serve: a closure per step, sparse gradients, matrices alone."""
+
+
 def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tensor] | None = None) -> list[Any]:
     """The parameters that move, in groups: vectors (biases, norms) are not decayed.
 
@@ -44,7 +48,7 @@ def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optim
         ConfigError: an unknown optimiser or setting.
     """
     known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
-    by_lower = {n.lower(): n for n in known if n != "Optimizer"}
+    by_lower = {n.lower(): n for n in known if n not in UNFIT}
     word = optim.optimizer.name
     if word.lower() not in by_lower:
         raise ConfigError(f"No optimizer is called `{word}`. {hint(word, by_lower.values())}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -80,7 +81,8 @@ def signature(training: Training) -> Hashable | None:
     groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
     kinds = repr(model).replace("\n", "")
-    size = training.sampler.batch_size
+    by_step = training.schedule_each == "step" or settings.max_steps is not None
+    size = (training.sampler.batch_size, training.sampler.n_steps if by_step else None)
     return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, size, settings.model_dump_json())
 
 
@@ -112,7 +114,8 @@ class Stack:
     """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and end.
 
     The heads of a family are one tensor (runs, tasks, ...). A task without a label in a step is left as it was, as in a
-    single run; only the step count of Adam's bias correction goes on for it.
+    single run; only the step count of Adam's bias correction goes on for it. A run with a loss that is not finite skips
+    the step (a single run would drop that task alone).
 
     Args:
         runs: trainings that have one `signature`.
@@ -199,10 +202,16 @@ class Stack:
         if any(run.interrupted for run in self.runs):
             raise KeyboardInterrupt
         losses, present = self._step(rows)
-        for run, names, values, there in zip(self.runs, self.names, losses.tolist(), present.tolist(), strict=True):
-            if not run.finished:
+        stepped = (rows >= 0).any(1).tolist()
+        for i, (run, values, there) in enumerate(zip(self.runs, losses.tolist(), present.tolist(), strict=True)):
+            if not run.finished and stepped[i]:
                 run.step += 1
-                run.note({n: v for n, v, known in zip(names, values, there, strict=True) if known})
+                found = {n: v for n, v, known in zip(self.names[i], values, there, strict=True) if known}
+                broken = [n for n, v in found.items() if not math.isfinite(v)]
+                for task in broken:
+                    run.balance.dropped[task] = run.balance.dropped.get(task, 0) + 1
+                run.skipped(bool(broken))
+                run.note({n: v for n, v in found.items() if n not in broken})
 
     def _step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One step of all runs; rows (runs, batch) -> losses and which of them there are, each (runs, tasks)."""
@@ -218,14 +227,17 @@ class Stack:
             for (output, stacked), labels in zip(outputs, self.labels, strict=True)
         ]
         losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
-        (losses * self._weights(losses, present)).sum().backward()
+        finite = (torch.isfinite(losses.detach()) | ~present).all(1, keepdim=True)
+        counted = present & finite  # a run with a loss that is not finite skips the step
+        total = torch.where(counted, losses, 0.0) * self._weights(losses, counted)
+        total.sum().backward()
         clip = self.runs[0].settings.gradient_clip_val
         if clip is not None:
             self._clip(clip)
-        if bool(present.all()):
+        if bool(counted.all()):
             self.optimizer.step()
         else:
-            self._careful_step(present)
+            self._careful_step(counted)
         self._step_scheduler()
         return losses.detach(), present
 

@@ -192,7 +192,7 @@ class Training:
                 seen[task] = seen.get(task, 0.0) + value
         self.note(seen)
         if not moved:
-            self._skip(sum(self.balance.dropped.values()) > dropped)
+            self.skipped(sum(self.balance.dropped.values()) > dropped)
             return
         self.nans = 0
         if self.settings.gradient_clip_val is not None:
@@ -225,10 +225,13 @@ class Training:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def _skip(self, dropped: bool) -> None:
-        if not dropped:
-            return  # a step without any label is no sign of trouble
-        self.nans += 1
+    def skipped(self, dropped: bool) -> None:
+        """Take note of whether a step was given up because a loss was not finite.
+
+        Raises:
+            Diverged: it was so many times in a row.
+        """
+        self.nans = self.nans + 1 if dropped else 0
         if self.nans >= PATIENCE_WITH_NANS:
             tasks = ", ".join(f"`{t}`" for t in self.balance.dropped)
             raise Diverged(

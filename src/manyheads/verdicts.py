@@ -256,7 +256,8 @@ def _summary(
     wins = decided.count("boosting")
     if wins and wins >= len(decided) - len(decided) // 5:
         sentences.append(
-            f"Boosting has the best mean on {wins} of {counted(len(decided), 'task')}: use separate boosters."
+            f"Boosting has the best mean on {wins} of {counted(len(decided), 'task')} (means alone, not tested): "
+            "use separate boosters."
         )
     return " ".join(sentences)
 

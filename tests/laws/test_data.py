@@ -359,7 +359,7 @@ def test_leaks_are_found_and_coincidences_are_not() -> None:
     assert [f.kind for f in check(table, ["y"], tasks[:1])] == ["target"]
     with pytest.raises(DataError, match=r"`y_copy` is a copy of its target `y`"):
         Dataset.fit({"t": table[["y", "y_copy", "good"]]}, tasks[:1])
-    with pytest.warns(DataWarning, match=r"`y_exp` puts the rows in exactly the order"):
+    with pytest.raises(DataError, match=r"`y_exp` puts the rows in exactly the order"):
         Dataset.fit({"t": table[["y", "y_exp", "good"]]}, tasks[:1])
 
 

@@ -45,7 +45,7 @@ class Block:
             return self
         if not kept:
             return None
-        index = torch.tensor(kept)
+        index = torch.tensor(kept, device=self.known.device)
         weight = None if self.weight is None else self.weight.index_select(1, index)
         target, known = self.target.index_select(1, index), self.known.index_select(1, index)
         return Block(tuple(self.tasks[i] for i in kept), target, known, weight, True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..tasks import Task
 from . import Block, Taskset
-from .columns import DataWarning
 from .labels import encode, inside, labelled, require
 from .leakage import check
 from .preprocess import Preprocess, concat
@@ -260,8 +258,5 @@ def _refuse_leaks(
 ) -> None:
     for table, frame in tables.items():
         findings = check(frame, features[table], [tasks[n] for n in labels[table]])
-        hard = [f.sentence for f in findings if f.hard]
-        if hard:
-            raise DataError("\n".join(hard))
-        for finding in findings:
-            warnings.warn(finding.sentence, DataWarning, stacklevel=3)
+        if findings:
+            raise DataError("\n".join(f.sentence for f in findings))

@@ -30,11 +30,6 @@ class Finding:
     """target, copy, one-to-one or rank."""
     sentence: str
 
-    @property
-    def hard(self) -> bool:
-        """Whether training should be refused; `rank` (the same order of rows) is a warning."""
-        return self.kind != "rank"
-
 
 def check(frame: pd.DataFrame, features: Sequence[str], tasks: Sequence[Task]) -> list[Finding]:
     """All features that are a target, a copy or a one-to-one function of one, over the rows where both are known.

@@ -36,7 +36,7 @@ class Task(ABC):
         loss: which error to minimise, one of `losses`.
         metrics: names of scikit-learn's scorers without ``neg_``, plus ``gauc:<column>``; the first is the primary one.
         where: the sample space, such as ``"clk == 1"``: outside it a label is missing, in the loss and the metric.
-        sample_weight: a column with a weight per row.
+        sample_weight: a column with a weight per row, in the loss; metrics count every known label once.
         attach: the stage (or stages) of the encoder that the head reads; the last one by default.
         sees: tasks whose outputs this one's head reads as well.
 
