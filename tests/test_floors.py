@@ -18,7 +18,7 @@ FLOORS = (
     "data sharing",
     "model spec",
     "objectives penalties evaluate modelfile problems config gates",
-    "distributed optim train stacked parallel members build intake export serve",
+    "distributed optim train beside stacked parallel members build intake export serve",
     "baselines compare affinity transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli __main__",
 )

@@ -21,7 +21,7 @@ from manyheads.catalog import find, index, word  # noqa: E402
 from manyheads.tasks import Task  # noqa: E402
 
 LINES = 450
-LONGER = {"stacked.py": 540}
+LONGER: dict[str, int] = {}
 """Files that are longer than a file should be, and the length that they may not exceed until they are divided."""
 
 NO_WORDS_NEEDED = {"forward", "reset_parameters"}

@@ -100,7 +100,8 @@ def test_a_monotone_copy_of_a_target_is_refused():
 
 def test_probabilities_of_disjoint_tables_stay_apart():
     frame = table().drop(columns=["when", "kind"])
-    clicks, spend = frame[:150].drop(columns=["amount"]), frame[150:].drop(columns=["buy"]).assign(more=1.0 * np.arange(90))
+    clicks = frame[:150].drop(columns=["amount"])
+    spend = frame[150:].drop(columns=["buy"]).assign(more=1.0 * np.arange(90))
     learner = mh.Learner([Binary("buy"), Regression("amount")], **QUICK).fit({"clicks": clicks, "spend": spend})
     found = learner.predict_proba({"clicks": clicks, "spend": spend})
     assert found["clicks"]["buy"].shape == (150,)

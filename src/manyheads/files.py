@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -43,3 +44,12 @@ def to_bytes(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def plain_values(value: Any) -> Any:
+    """Nested plain values: what a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {k: plain_values(v) for k, v in value.items() if not callable(v)}
+    if isinstance(value, list | tuple):
+        return [plain_values(v) for v in value]
+    return value

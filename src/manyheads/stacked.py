@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .balance import Losses, Weighting
+from .beside import (
+    Labels,
+    Taken,
+    blocks_of,
+    grouped,
+    heads_of,
+    in_groups,
+    leaf_name,
+    rows_of,
+    stacked_inputs,
+)  # fmt: skip
 from .blocks import Named, fitting_threads
-from .data import Taskset
 from .evaluate import Result
 from .model import Model, linear_heads
-from .optim import make_optimizer, parameter_groups
-from .tasks import Task
+from .optim import make_optimizer
 from .train import Training
 
 ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
@@ -74,10 +83,10 @@ def signature(training: Training) -> Hashable | None:
     )
     if not plain or not isinstance(model, Model) or _has_own_parts(model):
         return None
-    if model.groups(tuple(training.tasks)) != [b.tasks for b in _blocks(training)]:
+    if model.groups(tuple(training.tasks)) != [b.tasks for b in blocks_of(training)]:
         return None
     shapes = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.state_dict(keep_vars=True).items())
-    layout = tuple((len(b.tasks), b.stacked) for b in _blocks(training))
+    layout = tuple((len(b.tasks), b.stacked) for b in blocks_of(training))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
     kinds = repr(model).replace("\n", "")
@@ -102,14 +111,6 @@ def _model(training: Training) -> Model:
     return training.model
 
 
-def _rows(training: Training) -> Taskset:
-    return next(iter(training.sampler.tasksets.values()))
-
-
-def _blocks(training: Training) -> Sequence[Any]:
-    return _rows(training).blocks
-
-
 class Stack:
     """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and end.
 
@@ -125,23 +126,23 @@ class Stack:
         self.every = self.runs = list(runs)
         self.template = _model(runs[0])
         weights, buffers = stack_module_state([r.model for r in runs])
-        self.heads = _heads(self.template)
-        self.weights = _grouped({n: p.detach() for n, p in weights.items()}, self.heads)
+        self.heads = heads_of(self.template)
+        self.weights = grouped({n: p.detach() for n, p in weights.items()}, self.heads)
         self.buffers = dict(buffers)
         self.optimizer = self._optimizer()
-        self.inputs, self.which = _stacked_inputs([_rows(r) for r in runs])
-        self.labels = [_Labels(runs, i) for i in range(len(_blocks(runs[0])))]
-        self.names = [[t for b in _blocks(r) for t in b.tasks] for r in runs]
+        self.inputs, self.which = stacked_inputs([rows_of(r) for r in runs])
+        self.labels = [Labels(runs, i) for i in range(len(blocks_of(runs[0])))]
+        self.names = [[t for b in blocks_of(r) for t in b.tasks] for r in runs]
         self.table = next(iter(runs[0].sampler.tasksets))
         self.constant: Tensor | None = None
         self.valid: dict[str, Tensor] = {}
         self.valid_which: Tensor | None = None
         if runs[0].valid:
-            self.valid, self.valid_which = _stacked_inputs([next(iter(r.valid.values())) for r in runs])
+            self.valid, self.valid_which = stacked_inputs([next(iter(r.valid.values())) for r in runs])
 
     def _optimizer(self) -> torch.optim.Optimizer:
         lead = self.runs[0]
-        optimizer = make_optimizer(_decayed(self.template, self.heads, lead, self.weights), lead.optim)
+        optimizer = make_optimizer(in_groups(self.template, self.heads, lead, self.weights), lead.optim)
         _follow(optimizer, lead.optimizer)
         return optimizer
 
@@ -279,7 +280,7 @@ class Stack:
             self.constant = weights
         return weights * present
 
-    def _losses(self, output: Tensor, stacked: bool, labels: _Taken) -> tuple[Tensor, Tensor]:
+    def _losses(self, output: Tensor, stacked: bool, labels: Taken) -> tuple[Tensor, Tensor]:
         target, known, weight, families = labels
         shape = (len(self.runs), target.shape[2] if stacked else 1)
         losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
@@ -329,7 +330,7 @@ class Stack:
             groups, linear, vmap(one, randomness="different")(inside, heads, dict(x)), strict=True
         ):
             if yes:
-                weight, bias = (self.weights[_leaf(group, n)] for n in ("weight", "bias"))
+                weight, bias = (self.weights[leaf_name(group, n)] for n in ("weight", "bias"))
                 outputs.append((linear_heads(weight, bias, read), True))
             else:
                 outputs.append((torch.stack(read, -2), True) if len(group) > 1 else (read[0], False))
@@ -437,142 +438,3 @@ class Stack:
         for run in self.every:
             if run.finished:
                 run.close()
-
-
-class _Group(NamedTuple):
-    """The parameters of one family's heads that are of one kind (weights, biases)."""
-
-    lead: str
-    """The family's first task."""
-    names: list[str]
-    columns: list[int]
-    """Which columns of the losses their tasks are."""
-
-
-def _leaf(group: Sequence[str], parameter: str) -> str:
-    """The name under which the heads of a family keep one kind of parameter."""
-    return f"heads of {group[0]}: {parameter}"
-
-
-def _heads(model: Model) -> dict[str, _Group]:
-    """Heads of one family by kind of parameter: they are kept as one tensor."""
-    found, column = {}, 0
-    for tasks in model.groups(tuple(model.tasks)):
-        columns = list(range(column, column + len(tasks)))
-        column += len(tasks)
-        for suffix in dict(model.heads[tasks[0]].named_parameters()):
-            names = [f"heads.{model.heads.keys_of[t]}.{suffix}" for t in tasks]
-            found[_leaf(tasks, suffix)] = _Group(tasks[0], names, columns)
-    return found
-
-
-def _grouped(weights: Mapping[str, Tensor], heads: Mapping[str, _Group]) -> dict[str, Tensor]:
-    """Leaves of the optimiser: stacked weights (runs, ...), heads (runs, tasks, ...)."""
-    inside = {n for group in heads.values() for n in group.names}
-    leaves = {n: w.clone() for n, w in weights.items() if n not in inside}
-    leaves |= {name: torch.stack([weights[n] for n in group.names], 1) for name, group in heads.items()}
-    return {n: w.requires_grad_() for n, w in leaves.items()}
-
-
-def _decayed(model: nn.Module, heads: Mapping[str, _Group], lead: Training, leaves: Mapping[str, Tensor]) -> list[Any]:
-    """The leaves in the groups that the single run's parameters have."""
-    like: dict[str, Tensor] = dict(leaves)
-    for name, group in heads.items():
-        like |= dict.fromkeys(group.names, leaves[name])
-    groups = parameter_groups(model, lead.optim, like)
-    for g in groups:
-        g["params"] = list({id(p): p for p in g["params"]}.values())
-    return groups
-
-
-class _Taken(NamedTuple):
-    """Labels of one step: (runs, batch, ...) each, and which runs have which error function."""
-
-    target: Tensor
-    known: Tensor
-    weight: Tensor | None
-    families: list[tuple[_Kind, Tensor]]
-
-    def beside(self) -> _Taken:
-        """One task's labels as those of a family of one."""
-        weight = None if self.weight is None else self.weight.unsqueeze(2)
-        return self._replace(target=self.target.unsqueeze(2), known=self.known.unsqueeze(2), weight=weight)
-
-
-class _Kind:
-    """A task that stands for all of its family, and whether its targets are numbers."""
-
-    def __init__(self, task: Task, is_floating: bool) -> None:
-        self.task, self.is_floating = task, is_floating
-
-
-def _families(runs: Sequence[Training], block: int) -> list[tuple[_Kind, Tensor]]:
-    """(a task, the runs whose block has its error function) for one block of every run."""
-    groups: dict[Any, tuple[_Kind, list[int]]] = {}
-    for i, run in enumerate(runs):
-        own = _blocks(run)[block]
-        task = run.tasks[own.tasks[0]]
-        key = task.family() if task.family() is not None else (type(task), task.loss)
-        groups.setdefault(key, (_Kind(task, own.target.is_floating_point()), []))[1].append(i)
-    return [(kind, torch.tensor(where)) for kind, where in groups.values()]
-
-
-class _Labels:
-    """One block of every run: targets (tables, rows, ...), padded with unknown rows; shared blocks are kept once."""
-
-    def __init__(self, runs: Sequence[Training], block: int) -> None:
-        self.block = block
-        self.families = _families(runs, block)
-        own = [_blocks(r)[block] for r in runs]
-        self.stacked: bool = own[0].stacked
-        unique = {id(b.target): b for b in own}
-        order = {key: i for i, key in enumerate(unique)}
-        self.which = torch.tensor([order[id(b.target)] for b in own])
-        blocks = list(unique.values())
-        n = max(len(b.target) for b in blocks)
-        dtype = torch.float64 if any(b.target.dtype == torch.float64 for b in blocks) else torch.float32
-        self.target = torch.stack([_padded(b.target.to(dtype), n) for b in blocks])
-        self.known = torch.stack([_padded(b.known, n) for b in blocks])
-        self.weight: Tensor | None = None
-        if any(b.weight is not None for b in blocks):
-            ones = [torch.ones_like(b.target, dtype=dtype) if b.weight is None else b.weight.to(dtype) for b in blocks]
-            self.weight = torch.stack([_padded(w, n) for w in ones])
-
-    def take(self, index: Tensor, rows: Tensor, there: Tensor, stacked: bool) -> _Taken:
-        """The labels of these rows of each run (runs, batch, ...), tasks side by side where the outputs are `stacked`.
-
-        Rows that are not there have none.
-        """
-        table = self.which[index]
-        known = self.known[table, rows]
-        known = known & there.view(*there.shape, *[1] * (known.dim() - 2))
-        weight = None if self.weight is None else self.weight[table, rows]
-        taken = _Taken(self.target[table, rows], known, weight, self.families)
-        return taken.beside() if stacked and not self.stacked else taken
-
-    def keep(self, index: Tensor, runs: Sequence[Training]) -> None:
-        """Go on with these runs alone."""
-        self.which = self.which[index]
-        self.families = _families(runs, self.block)
-
-
-def _stacked_inputs(rows: Sequence[Taskset]) -> tuple[dict[str, Tensor], Tensor]:
-    """({kind: (tables, rows, ...)}, which table each run reads): tables that several runs share are kept once."""
-    unique: dict[tuple[int, ...], int] = {}
-    which: list[int] = []
-    kept: list[Taskset] = []
-    for taskset in rows:
-        key = tuple(id(v) for v in taskset.inputs.values())
-        if key not in unique:
-            unique[key] = len(kept)
-            kept.append(taskset)
-        which.append(unique[key])
-    n = max(map(len, kept))
-    inputs = {k: torch.stack([_padded(t.inputs[k], n) for t in kept]) for k in kept[0].inputs}
-    return inputs, torch.tensor(which)
-
-
-def _padded(values: Tensor, n: int) -> Tensor:
-    if len(values) == n:
-        return values
-    return torch.cat([values, values.new_zeros(n - len(values), *values.shape[1:])])

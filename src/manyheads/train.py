@@ -17,7 +17,7 @@ from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
 from .evaluate import Result, Skill, measure, results
 from .faults import ConfigError, DataError, Diverged
-from .files import link_atomically, quoted, to_bytes, write_atomically
+from .files import link_atomically, plain_values, quoted, to_bytes, write_atomically
 from .objectives import Objective, label_totals
 from .optim import make_optimizer, make_scheduler, parameter_groups
 from .results import History, Record
@@ -343,7 +343,7 @@ class Training:
         """How far the run is: all of its state but weights and optimiser, in plain values."""
         best = {t: [b.value, b.epoch] for t, b in self.best_of.items()}
         return {
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "scheduler": None if self.scheduler is None else plain_values(self.scheduler.state_dict()),
             "lr": [g["lr"] for g in self.optimizer.param_groups],
             "balance": self.balance.state_dict(),
             "rng": self.rng,
@@ -440,12 +440,3 @@ def _device(accelerator: str) -> torch.device:
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-
-def _plain(value: Any) -> Any:
-    """Nested plain values: what a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items() if not callable(v)}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
