@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
@@ -199,14 +200,20 @@ class Task(ABC):
             keep: the dimensions of `target` that hold several tasks of one family, or several models; their sums are
                 kept apart.
         """
-        errors = self.errors(self.blanked(output, known), target)
-        scale = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
+        every = weight is None and bool(known.all())
+        errors = self.errors(output if every else self.blanked(output, known), target)
+        axes = [d for d in range(target.dim()) if d not in keep]
         members = errors.dim() - target.dim()
-        errors = errors.masked_fill(~known, 0.0) * scale
+        if every:  # nothing to leave out
+            kept = [target.shape[d] for d in keep]
+            scale = errors.new_full(kept, target.numel() / max(math.prod(kept), 1))
+        else:
+            full = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
+            errors = errors.masked_fill(~known, 0.0) * full
+            scale = full.sum(axes)
         if members:
             errors = errors.flatten(0, members - 1).mean(0)
-        axes = [d for d in range(target.dim()) if d not in keep]
-        return errors.sum(axes), scale.sum(axes)
+        return errors.sum(axes), scale
 
     @final
     def to_json(self) -> dict[str, Any]:
