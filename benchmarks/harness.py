@@ -44,6 +44,7 @@ class Bench:
         packages: distributions whose versions belong to the figures.
         rounds, quick_rounds: interleaved rounds by default, and in the smoke run.
         argv: the command line; that of the process by default.
+        threads: threads of torch by default; a benchmark of many small steps is steadier with one.
 
     Attributes:
         quick: a smoke run: does the benchmark work? Checks are printed, but their figures are not judged.
@@ -59,11 +60,12 @@ class Bench:
         rounds: int = 7,
         quick_rounds: int = 2,
         argv: Sequence[str] | None = None,
+        threads: int = 1,
     ) -> None:
         parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
         parser.add_argument("--quick", action="store_true", help="a smoke run; figures are not judged")
         parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default {rounds})")
-        parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+        parser.add_argument("--threads", type=int, default=threads, help=f"threads of torch (default {threads})")
         given = parser.parse_args(argv)
         self.name, self.packages = name, tuple(packages)
         self.quick: bool = given.quick

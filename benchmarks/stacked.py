@@ -12,6 +12,7 @@ validation scores, skills.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from statistics import median
@@ -107,7 +108,9 @@ def difference(ours: Sequence[Training], theirs: Sequence[Training], splits: Seq
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it."""
     about = "many small nets trained as one model, beside the same nets one by one"
-    bench = Bench("stacked", about, packages=("torch",), rounds=5, quick_rounds=1, argv=argv)
+    bench = Bench(
+        "stacked", about, packages=("torch",), rounds=5, quick_rounds=1, argv=argv, threads=os.cpu_count() or 1
+    )
     epochs = QUICK_EPOCHS if bench.quick else EPOCHS
     for width, n_tasks, seeds in CASES:
         data = Data(n_tasks)
