@@ -16,7 +16,7 @@ indexed by a tensor of rows and has a length."""
 
 
 def pick(values: Any, rows: Tensor) -> Any:
-    """These rows of a tensor (by `index_select`, the fastest way), or of anything that is indexed by a tensor of rows."""
+    """These rows of a tensor (`index_select` is the fastest way), or of anything indexed by a tensor of rows."""
     return values.index_select(0, rows.to(values.device)) if isinstance(values, Tensor) else values[rows]
 
 
