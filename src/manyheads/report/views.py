@@ -156,7 +156,7 @@ class View:
             self._series_found: dict[tuple[str, str | None, str | None], list[tuple[int, float | None]]] = {}
             for record in self.report.history:
                 key = (record.metric, record.split, record.task)
-                self._series_found.setdefault(key, []).append((record.epoch, record.value))
+                self._series_found.setdefault(key, []).append((record.epoch + 1, record.value))
         return self._series_found
 
     @property
