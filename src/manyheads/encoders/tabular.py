@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,27 +32,53 @@ class Embed(nn.Module):
         if embedding != "none" and n:
             self.numbers = _numeric_embedding(embedding, layout, d_embedding)
             self.width = n * d_embedding
-        self.codes = nn.ModuleList(_Codes(int(c), min(int(c), d_embedding)) for c in layout.get("categorical", ()))
-        self.width += sum(code.embedding_dim for code in self.codes)  # type: ignore[misc]
+        widths: dict[int, list[int]] = {}  # columns whose codes have one width share a lookup
+        cards = [int(c) for c in layout.get("categorical", ())]
+        for i, c in enumerate(cards):
+            widths.setdefault(min(c, d_embedding), []).append(i)
+        self.columns = list(widths.values())
+        self.codes = nn.ModuleList(_Codes([cards[i] for i in own], d) for d, own in widths.items())
+        self.width += sum(min(c, d_embedding) for c in cards)
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         parts = []
         if "numeric" in x and x["numeric"].shape[-1]:
             numeric = x["numeric"]
             parts.append(numeric if self.numbers is None else self.numbers(numeric).flatten(-2))
-        parts += [code(x["categorical"][..., i]) for i, code in enumerate(self.codes)]
+        for own, codes in zip(self.columns, self.codes, strict=True):
+            every = len(own) == x["categorical"].shape[-1]
+            parts.append(codes(x["categorical"] if every else x["categorical"][..., own]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-class _Codes(nn.Embedding):
-    """Category codes: one-hot at the start where they fit, small random vectors otherwise."""
+class _Codes(nn.Module):
+    """Codes of several categorical columns, side by side: one-hot at the start where they fit, small random otherwise.
+
+    Shape:
+        (batch, columns) -> (batch, columns * width).
+    """
+
+    starts: Tensor
+
+    def __init__(self, cardinalities: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.cardinalities = list(cardinalities)
+        self.weight = nn.Parameter(torch.empty(sum(cardinalities), width))
+        starts = torch.tensor([0, *cardinalities[:-1]]).cumsum(0)
+        self.register_buffer("starts", starts, persistent=False)  # all columns are looked up in one table
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        width = self.weight.shape[1]
         with torch.no_grad():
-            if self.num_embeddings <= self.embedding_dim:
-                self.weight.copy_(torch.eye(self.num_embeddings, self.embedding_dim))
-            else:
-                self.weight.normal_(0, 1 / math.sqrt(self.embedding_dim))
+            for part in self.weight.split(self.cardinalities):
+                if len(part) <= width:
+                    part.copy_(torch.eye(len(part), width))
+                else:
+                    part.normal_(0, 1 / math.sqrt(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.embedding(x + self.starts, self.weight).flatten(-2)
 
 
 def _numeric_embedding(word: str, layout: Layout, d_embedding: int) -> nn.Module:
