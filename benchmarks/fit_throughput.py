@@ -14,6 +14,7 @@ against a peer is what the bare loop reaches, which is why the bare loop's own r
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from statistics import median
@@ -196,6 +197,7 @@ def main() -> int:
         "rows per second in training, one network, one batch size",
         packages=("torch", "numpy", "torch-rechub", "deepctr-torch"),
         rounds=9,
+        threads=os.cpu_count() or 1,
     )
     data = Data(QUICK_ROWS if bench.quick else ROWS)
     makers = {
