@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .data import Taskset
+from .data import Block, Taskset
+from .graph import reached
 from .model import Model
+from .objectives import matching
 from .optim import parameter_groups
+from .sharing import Trace
 from .tasks import Task
 from .train import Training
 
@@ -20,9 +23,27 @@ def rows_of(training: Training) -> Taskset:
     return next(iter(training.sampler.tasksets.values()))
 
 
-def blocks_of(training: Training) -> Sequence[Any]:
-    """Its labels, family by family."""
-    return rows_of(training).blocks
+def blocks_of(training: Training) -> list[Block]:
+    """Its labels, by the families whose outputs are computed together."""
+    model, blocks = training.model, rows_of(training).blocks
+    assert isinstance(model, Model)
+    groups = model.groups(tuple(model.tasks))
+    same = {b.tasks: b for b in blocks}
+    return [same[g] if g in same else matching(blocks, g, len(g) > 1) for g in groups]
+
+
+def reached_by(model: Model, columns: Mapping[str, int], rows: Taskset, table: str) -> dict[str, list[int]]:
+    """Per weight outside the heads, the columns of the tasks whose losses reach it."""
+    trace, was = Trace(), model.training
+    trace.apart = True
+    outputs = model.eval()({k: v[:2] for k, v in rows.inputs.items()}, None, table, trace)
+    model.train(was)
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
+    found: dict[str, list[int]] = {n: [] for n in names.values()}
+    for task, column in columns.items():
+        for leaf in reached(outputs[task].sum()):
+            found[names[leaf]].append(column)
+    return found
 
 
 class Taken(NamedTuple):
@@ -55,6 +76,25 @@ def families(runs: Sequence[Training], block: int) -> list[tuple[Kind, Tensor]]:
         key = task.family() if task.family() is not None else (type(task), task.loss)
         groups.setdefault(key, (Kind(task, own.target.is_floating_point()), []))[1].append(i)
     return [(kind, torch.tensor(where)) for kind, where in groups.values()]
+
+
+def losses_of(output: Tensor, stacked: bool, labels: Taken) -> tuple[Tensor, Tensor]:
+    """(losses, which of them there are) of one family in every run, each (runs, tasks)."""
+    target, known, weight, kinds = labels
+    n = len(output)
+    shape = (n, target.shape[2] if stacked else 1)
+    losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    for kind, where in kinds:
+        whole = len(where) == n
+        y, m = (target, known) if whole else (target[where], known[where])
+        w = weight if weight is None or whole else weight[where]
+        o = output if whole else output[where]
+        y = y.to(o.dtype) if kind.is_floating else y.long()
+        summed, count = kind.task.summed(o, y, m, w, (0, 2) if stacked else (0,))
+        loss, there = (summed / count.clamp(min=1e-30)).reshape(len(where), -1), (count > 0).reshape(len(where), -1)
+        losses = loss if whole else losses.index_put((where,), loss)
+        present = there if whole else present.index_put((where,), there)
+    return losses, present
 
 
 class Labels:

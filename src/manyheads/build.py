@@ -15,6 +15,7 @@ from torch import Tensor
 from . import metrics
 from .balance import Balance
 from .blocks import seed_of
+from .callback import Callback
 from .catalog import make
 from .data import Taskset
 from .data.assemble import Dataset
@@ -23,10 +24,11 @@ from .data.splits import PARTS, Split, split, split_tables
 from .faults import ConfigError
 from .members import Members, folds
 from .objectives import Objective
+from .penalties import Penalty
 from .results import TaskInfo
 from .spec import Part, RunSpec, SplitSpec, build_model
 from .tasks import Task
-from .train import Callback, Training
+from .train import Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,7 +241,10 @@ def _one(
     )
     objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
     balance = make_balance(spec.optim.balance, [t.name for t in tasks])
-    return Training(model, sampler, valid, tasks, objective, balance, spec.optim, spec.trainer, seed=seed)
+    penalties = [make(Penalty, part.name, part.settings) for part in spec.optim.penalties]  # type: ignore[type-abstract]
+    return Training(
+        model, sampler, valid, tasks, objective, balance, spec.optim, spec.trainer, penalties=penalties, seed=seed
+    )
 
 
 def batch_size(n_rows: int) -> int:

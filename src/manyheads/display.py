@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 
 from . import metrics
+from .callback import Callback
 from .report.words import SIGNS, change, change_span, number, p_value, percent, span
 from .results import Comparison, Scores, TaskInfo
-from .train import Callback, Training
+from .train import Training
 
 if TYPE_CHECKING:
     from .results import Score

@@ -15,6 +15,7 @@ from .data import Taskset
 from .metrics import Predicted
 from .model import Outputs
 from .results import Score, Scores
+from .sharing import Trace
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -55,12 +56,18 @@ class Result:
 
 @torch.no_grad()
 def run(
-    model: nn.Module, taskset: Taskset, tasks: Sequence[str] | None = None, table: str | None = None, rows: int = 4096
+    model: nn.Module,
+    taskset: Taskset,
+    tasks: Sequence[str] | None = None,
+    table: str | None = None,
+    rows: int = 4096,
+    trace: Trace | None = None,
 ) -> dict[str, Tensor]:
     """Outputs (rows, units) of these tasks for all rows of a table, in evaluation mode, batch by batch.
 
     Args:
         rows: rows at a time.
+        trace: what the last of these passes tells.
     """
     training = model.training
     model.eval()
@@ -72,7 +79,7 @@ def run(
         for start in range(0, len(taskset), rows):
             index = torch.arange(start, min(start + rows, len(taskset)))
             x = {k: v[index].to(device) if isinstance(v, Tensor) else v[index] for k, v in taskset.inputs.items()}
-            outputs = model(x, wanted, table) if described is not None else model(x)
+            outputs = model(x, wanted, table, trace) if described is not None else model(x)
             if not isinstance(outputs, Outputs):
                 outputs = Outputs([((task,), outputs[task], False) for task in wanted])
             for names, output, stacked in outputs.groups:
@@ -84,14 +91,19 @@ def run(
     return {t: p[0] if len(p) == 1 else torch.cat(p) for t, p in parts.items() if p}
 
 
-def results(model: nn.Module, tasksets: Mapping[str, Taskset], tasks: Sequence[str] | None = None) -> dict[str, Result]:
+def results(
+    model: nn.Module,
+    tasksets: Mapping[str, Taskset],
+    tasks: Sequence[str] | None = None,
+    trace: Trace | None = None,
+) -> dict[str, Result]:
     """Outputs and labels of each task over all tables that may label it; rows in the order of the tables."""
     found: dict[str, list[Result]] = {}
     for table, rows in tasksets.items():
         wanted = [t for t in rows.tasks if tasks is None or t in tasks]
         if not wanted or not len(rows):
             continue
-        for task, output in run(model, rows, wanted, table).items():
+        for task, output in run(model, rows, wanted, table, trace=trace).items():
             target, known, _ = rows.labels(task)
             found.setdefault(task, []).append(Result(output, target, known, rows.extra))
     return {task: Result.join(parts) for task, parts in found.items()}

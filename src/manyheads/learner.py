@@ -12,6 +12,7 @@ import torch
 
 from . import modelfile
 from .build import Prepared, make_training, prepare
+from .callback import Callback
 from .card import card
 from .compare import SIMPLE, Progress, compare
 from .data import Taskset
@@ -21,7 +22,6 @@ from .faults import ConfigError, DataError
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .spec import RunSpec, dumped, merged
 from .tasks import Task
-from .train import Callback
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .alike import signature
+from .callback import Callback
 from .evaluate import Result, results
 from .faults import DataError
 from .files import quoted, to_bytes, write_atomically
 from .model import Ensemble, Model
 from .results import History, Record
-from .stacked import Stack, signature
+from .stacked import Stack
 from .stopping import Best
-from .train import Callback, Training
+from .train import Training
 
 
 class Members:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .blocks import Named, initialise, pool, seed_of
+from .catalog import hint
 from .data import Inputs
 from .faults import ConfigError
 from .sharing import Features, Sharing, Trace
@@ -55,18 +57,20 @@ class Model(nn.Module):
     def __init__(self, sharing: Sharing, tasks: Sequence[Task], seed: int = 0) -> None:
         super().__init__()
         self.tasks = {t.name: t for t in tasks}
-        for task in tasks:
-            if task.sees:
-                raise ConfigError(
-                    f"Task `{task.name}` should see no other task's output: no sharing scheme here feeds it. "
-                    f"Found `sees: {', '.join(task.sees)}`; remove it."
-                )
         self.sharing = sharing
-        self.heads = Named({t.name: t.head(sharing.widths(t.name)) for t in tasks})
+        self.order = _order(self.tasks)
+        heads: dict[str, nn.Module] = {}
+        for name in self.order:
+            seen = [_units(heads[other], other) for other in self.tasks[name].sees]
+            heads[name] = self.tasks[name].head([*sharing.widths(name), *seen])
+        self.heads = Named({t: heads[t] for t in self.tasks})
+        self.linked = {t for task in tasks if task.sees for t in (task.name, *task.sees)}
+        """Tasks whose outputs depend on one another's: they are computed one after the other."""
+        self.linked |= {t for task, others in sharing.links.items() for t in (task, *others)}
         self._families: dict[str, Any] = {
             t.name: None if t.family() is None else (t.family(), t.eats, tuple(sharing.widths(t.name)), t.attach)
             for t in tasks
-            if not t.sees
+            if t.name not in self.linked
         }
         initialise(self, seed)
 
@@ -75,8 +79,50 @@ class Model(nn.Module):
     ) -> Outputs:
         """Outputs of these tasks (all of them by default) for rows of one table."""
         wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
-        features = self.sharing(x, wanted, table, trace)
-        return Outputs([self._outputs(group, features) for group in self.groups(wanted, trace)])
+        features = self.sharing(x, self.needed(wanted), table, trace)
+        linked = self.linked_outputs(wanted, features, lambda task, z: self.heads[task](z), trace)
+        return Outputs([self._outputs(group, features, linked) for group in self.groups(wanted, trace)])
+
+    def needed(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """These tasks and all those whose outputs theirs are made from."""
+        if not self.linked:
+            return tuple(tasks)
+        found, todo = dict.fromkeys(tasks), list(tasks)
+        while todo:
+            task = todo.pop()
+            for other in (*self.tasks[task].sees, *self.sharing.links.get(task, ())):
+                if other not in found:
+                    found[other] = None
+                    todo.append(other)
+        return tuple(found)
+
+    def linked_outputs(
+        self,
+        tasks: Sequence[str],
+        features: Mapping[str, Features],
+        head: Callable[[str, Any], Tensor],
+        trace: Trace | None = None,
+    ) -> dict[str, Tensor]:
+        """The outputs of those of these tasks that depend on others', and of those others.
+
+        Args:
+            head: (task, what its head reads) -> its output.
+        """
+        if not self.linked:
+            return {}
+        needed = set(self.needed(tasks)) & self.linked
+        outputs: dict[str, Tensor] = {}
+        for name in self.order:
+            if name in needed:
+                task = self.tasks[name]
+                seen = [self.tasks[other].shown(outputs[other]) for other in task.sees]
+                outputs[name] = head(name, _with(_read(task, features[name]), seen))
+        if outputs and trace is not None:
+            trace.uncut()  # one task's loss reaches another's head
+        tied = {t for task, others in self.sharing.links.items() for t in (task, *others)}
+        if tied & outputs.keys():
+            outputs |= self.sharing.join({t: o for t, o in outputs.items() if t in tied}, trace)
+        return outputs
 
     def groups(self, tasks: Sequence[str], trace: Trace | None = None) -> list[tuple[str, ...]]:
         """These tasks by family: those whose outputs are computed together; each alone where a trace wants it so."""
@@ -99,7 +145,11 @@ class Model(nn.Module):
             return [_read(self.tasks[group[0]], first)]
         return [_read(self.tasks[t], features[t]) for t in group]
 
-    def _outputs(self, tasks: tuple[str, ...], features: Mapping[str, Features]) -> tuple[tuple[str, ...], Any, bool]:
+    def _outputs(
+        self, tasks: tuple[str, ...], features: Mapping[str, Features], linked: Mapping[str, Tensor]
+    ) -> tuple[tuple[str, ...], Any, bool]:
+        if tasks[0] in linked:
+            return tasks, linked[tasks[0]], False
         read = self.read(tasks, features)
         heads = [self.heads[t] for t in tasks]
         if self.linear(tasks):
@@ -107,6 +157,28 @@ class Model(nn.Module):
             return tasks, linear_heads(weight, bias, read), True
         outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
         return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
+
+    def inside(
+        self,
+        groups: Sequence[tuple[str, ...]],
+        tasks: Sequence[str],
+        features: Mapping[str, Features],
+        head: Callable[[str, Any], Tensor],
+        trace: Trace | None,
+    ) -> list[list[Any]]:
+        """For a pass under `vmap`, per family: what its heads read where they are linear, else their outputs."""
+        linked = self.linked_outputs(tasks, features, head, trace)
+        results = []
+        for group in groups:
+            if group[0] in linked:
+                results.append([linked[group[0]]])
+                continue
+            read = self.read(group, features)
+            if not self.linear(group):
+                every = read if len(read) == len(group) else read * len(group)
+                read = [head(task, z) for task, z in zip(group, every, strict=True)]
+            results.append(read)
+        return results
 
     def transform(self, x: Inputs, table: str | None = None, task: str | None = None) -> Tensor:
         """The features that a task (the first one by default) reads: the shared representation."""
@@ -129,6 +201,53 @@ def linear_heads(weight: Tensor, bias: Tensor, read: Sequence[Tensor]) -> Tensor
             output = torch.baddbmm(offset.unsqueeze(1), z.flatten(1, -2), flat.mT).unflatten(1, z.shape[1:-1])
         return output.unflatten(-1, bias.shape[-2:])
     return torch.einsum("...tbd,...tud->...btu", torch.stack(list(read), -3), weight) + bias.unsqueeze(-3)
+
+
+def _order(tasks: Mapping[str, Task]) -> tuple[str, ...]:
+    """The tasks, each after those that it sees.
+
+    Raises:
+        ConfigError: a task sees one that does not exist, or tasks see each other in a circle.
+    """
+    known: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            raise ConfigError(f"Tasks should not see each other in a circle. Found {circle}.")
+        for other in tasks[name].sees:
+            if other not in tasks:
+                raise ConfigError(f"Task `{name}` sees a task `{other}` that there is not. {hint(other, tasks)}")
+            if other not in known:
+                visit(other, (*path, name))
+        known[name] = None
+
+    for name in tasks:
+        visit(name, ())
+    return tuple(known)
+
+
+def _units(head: nn.Module, task: str) -> int:
+    """The units of a head's output, where they are a vector."""
+    if isinstance(head, nn.Linear):
+        return head.out_features
+    if not hasattr(head, "start"):
+        raise ConfigError(f"Task `{task}` cannot be seen by others: its output is not a vector.")
+    return len(head.start)  # type: ignore[arg-type]
+
+
+def _with(read: Any, seen: Sequence[Tensor]) -> Any:
+    """Features with other tasks' predictions beside them; a linear head's weights on those are label embeddings.
+
+    Reference:
+        Hashimoto, Xiong, Tsuruoka, Socher: A joint many-task model: growing a neural network for multiple NLP tasks,
+        2017.
+    """
+    if not seen:
+        return read
+    if isinstance(read, tuple):
+        return (torch.cat([read[0], *seen], -1), *read[1:])
+    return torch.cat([read, *seen], -1)
 
 
 def _read(task: Task, features: Features) -> Any:
@@ -188,32 +307,28 @@ class Ensemble(nn.Module):
     ) -> Outputs:
         wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
         base, groups = self.base, self.base.groups(wanted, trace)
+        needed = base.needed(wanted)
         if base.training != self.training:
             base.train(self.training)
         values = self._values()
         linear = [base.linear(group) for group in groups]
-        others = [t for group, yes in zip(groups, linear, strict=True) if not yes for t in group]
+        others = {t: None for group, yes in zip(groups, linear, strict=True) if not yes for t in group}
+        others |= {t: None for t in needed if t in base.linked}
 
         def one(sharing: dict[str, Tensor], heads: dict[str, dict[str, Tensor]]) -> tuple[list[Any], Any, Any]:
             inner = Trace()  # what is made inside `vmap` may leave it as a result only
             inner.apart = trace is not None and trace.apart
-            features = functional_call(base.sharing, sharing, (x, wanted, table, inner))
-            results: list[Any] = []
-            for group, yes in zip(groups, linear, strict=True):
-                read = base.read(group, features)
-                if not yes:
-                    every = read if len(read) == len(group) else read * len(group)
-                    read = [functional_call(base.heads[t], heads[t], (z,)) for t, z in zip(group, every, strict=True)]
-                results.append(read)
-            return results, inner.aux, inner.use
+            features = functional_call(base.sharing, sharing, (x, needed, table, inner))
+            head = partial(_call, base.heads, heads)
+            return base.inside(groups, wanted, features, head, inner), inner.aux, inner.use
 
         sharing = {name: values[i] for name, i in self._of_sharing.items()}
         heads = {t: {name: values[i] for name, i in self._of_head[t].items()} for t in others}
         results, aux, use = vmap(one, randomness="different")(sharing, heads)
         if trace is not None:
             trace.cut = None  # members have no activations of their own outside `vmap`
-            trace.aux |= {name: value.mean(0) for name, value in aux.items()}
-            trace.use |= use
+            trace.aux |= {task: value.mean(0) for task, value in aux.items()}
+            trace.use |= {task: {k: v.mean(0) for k, v in own.items()} for task, own in use.items()}
         outputs: list[tuple[tuple[str, ...], Any, bool]] = []
         for group, yes, result in zip(groups, linear, results, strict=True):
             if yes:  # many linear heads outside vmap: one product, and no swapping of hundreds of weights
@@ -237,6 +352,11 @@ class Ensemble(nn.Module):
             return functional_call(_Transform(self.base), {f"model.{k}": v for k, v in state.items()}, (x, table, task))
 
         return vmap(one)(self.state()).movedim(0, 1).flatten(1)
+
+
+def _call(heads: Named, weights: Mapping[str, dict[str, Tensor]], task: str, read: Any) -> Tensor:
+    """A head with other weights."""
+    return functional_call(heads[task], weights[task], (read,))
 
 
 class _Transform(nn.Module):

@@ -63,7 +63,7 @@ class Supervised(Objective):
                 continue
             outputs = self.outputs(model, part.inputs, wanted, table, trace)
             for names, output, stacked in outputs.groups:
-                block = _matching(blocks, names, stacked)
+                block = matching(blocks, names, stacked)
                 keep = (1,) if stacked else ()
                 task = tasks[names[0]]
                 output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
@@ -93,9 +93,7 @@ class Supervised(Objective):
             apart=apart,
         )
 
-    def outputs(
-        self, model: nn.Module, x: Any, tasks: Sequence[str], table: str, trace: Trace | None
-    ) -> Outputs:
+    def outputs(self, model: nn.Module, x: Any, tasks: Sequence[str], table: str, trace: Trace | None) -> Outputs:
         """The outputs of a manyheads model as they are, those of any other module one by one."""
         if not hasattr(model, "tasks"):
             result = model(x)
@@ -136,7 +134,7 @@ def present(part: Taskset) -> list[Block]:
     return kept
 
 
-def _matching(blocks: Sequence[Block], tasks: tuple[str, ...], stacked: bool) -> Block:
+def matching(blocks: Sequence[Block], tasks: tuple[str, ...], stacked: bool) -> Block:
     """The labels of these tasks in this order, side by side or alone as the output is."""
     for block in blocks:
         if block.tasks == tasks and block.stacked == stacked:

@@ -64,9 +64,7 @@ def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optim
         raise ConfigError(f"optim.optimizer `{cls.__name__}` does not take these settings: {error}.") from error
 
 
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, optim: OptimSpec, n_epochs: int, n_steps: int
-) -> tuple[Any, str]:
+def make_scheduler(optimizer: torch.optim.Optimizer, optim: OptimSpec, n_epochs: int, n_steps: int) -> tuple[Any, str]:
     """(scheduler, ``epoch`` or ``step``): any of torch.optim.lr_scheduler by name.
 
     Raises:
@@ -93,3 +91,12 @@ def make_scheduler(
         return getattr(module, name)(optimizer, **settings), optim.scheduler.interval
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.scheduler `{name}` does not take these settings: {error}.") from error
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that a word means; auto takes a GPU where there is one."""
+    if accelerator == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("`trainer.accelerator: cuda` needs a GPU. This machine shows none; use auto or cpu.")
+    return torch.device(accelerator)

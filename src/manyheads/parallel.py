@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .stacked import Progress, run_all, signature
+from .alike import signature
+from .stacked import Progress, run_all
 from .train import Training
 
 SHARE = 64

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import config
 from ._version import __version__
+from .callback import Callback
 from .faults import ConfigError, DataError
 from .files import write_atomically
 from .results import Record, Report, TaskInfo
 from .spec import FILES, RunSpec, dumped
-from .train import Callback, Training
+from .train import Training
 
 if TYPE_CHECKING:
     import pandas as pd

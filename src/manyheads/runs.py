@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import config, gates
 from .apply import of_part, out_of_fold
 from .build import Prepared, make_training, prepare
+from .callback import Callback
 from .card import card
 from .display import Watch
 from .door import Door, comparison_json, scores_json, settings_of
@@ -27,7 +28,7 @@ from .results import Comparison, History, Report, Scores, TaskInfo
 from .runfolder import RunFolder, environment, now
 from .spec import RunSpec
 from .tasks import Task
-from .train import Callback, Training
+from .train import Training
 
 if TYPE_CHECKING:
     pass

@@ -124,6 +124,8 @@ class OptimSpec(Section):
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
     balance: Word = Part(name="equal")
     objective: Word = Part(name="supervised")
+    penalties: tuple[Word, ...] = ()
+    """What weights should be like, beside what the sharing scheme asks for itself."""
 
     @property
     def decay(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -11,29 +12,31 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from .alike import signature
 from .balance import Losses, Weighting
 from .beside import (
     Labels,
-    Taken,
     blocks_of,
     grouped,
     heads_of,
     in_groups,
     leaf_name,
+    losses_of,
+    reached_by,
     rows_of,
     stacked_inputs,
 )  # fmt: skip
-from .blocks import Named, fitting_threads
+from .blocks import fitting_threads
 from .evaluate import Result
 from .model import Model, linear_heads
 from .optim import make_optimizer
+from .penalised import Penalised
+from .sharing import Trace
 from .train import Training
 
-ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
-               torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)  # fmt: skip
-"""Optimisers that move each weight by itself, so that stacked weights move as single ones do."""
-
 Progress = Callable[[int, int], None]
+Noted = dict[str, Any]
+"""By task: auxiliary losses, or what a scheme wants to be seen."""
 
 
 def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> None:
@@ -65,41 +68,6 @@ def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> 
             Stack(group).run(tell)
 
 
-def signature(training: Training) -> Hashable | None:
-    """Equal for runs that can be trained as one; None where a run must go alone."""
-    model, settings = training.model, training.settings
-    plain = (
-        isinstance(training.balance, Weighting)
-        and training.objective.stackable
-        and not training.penalties
-        and training.sampler.schedule == "joint"
-        and len(training.sampler.tasksets) == 1
-        and isinstance(training.optimizer, ELEMENTWISE)
-        and not isinstance(training.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        and settings.accumulate_grad_batches == 1
-        and settings.precision != "bf16"
-        and not settings.freeze_stopped
-        and training.device.type == "cpu"
-    )
-    if not plain or not isinstance(model, Model) or _has_own_parts(model):
-        return None
-    if model.groups(tuple(training.tasks)) != [b.tasks for b in blocks_of(training)]:
-        return None
-    shapes = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.state_dict(keep_vars=True).items())
-    layout = tuple((len(b.tasks), b.stacked) for b in blocks_of(training))
-    groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
-    scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
-    kinds = repr(model).replace("\n", "")
-    by_step = training.schedule_each == "step" or settings.max_steps is not None
-    size = (training.sampler.batch_size, training.sampler.n_steps if by_step else None)
-    return (shapes, kinds, layout, type(training.optimizer), repr(groups), scheduler, size, settings.model_dump_json())
-
-
-def _has_own_parts(model: Model) -> bool:
-    """Whether tasks own parameters outside their heads; those could not be left alone when a task is absent."""
-    return any(isinstance(m, Named) and set(m) & set(model.tasks) for m in model.sharing.modules())
-
-
 def _follow(optimizer: torch.optim.Optimizer, lead: torch.optim.Optimizer) -> None:
     """Take over what a scheduler has done to a single run's optimiser: rates, momenta."""
     for group, own in zip(optimizer.param_groups, lead.param_groups, strict=True):
@@ -114,9 +82,9 @@ def _model(training: Training) -> Model:
 class Stack:
     """Runs of one signature as one model: weights (runs, ...), one optimiser, each run with its own rows and end.
 
-    The heads of a family are one tensor (runs, tasks, ...). A task without a label in a step is left as it was, as in a
-    single run; only the step count of Adam's bias correction goes on for it. A run with a loss that is not finite skips
-    the step (a single run would drop that task alone).
+    The heads of a family are one tensor (runs, tasks, ...). Weights that only tasks without a label in a step reach are
+    left as they were, as in a single run; only the step count of Adam's bias correction goes on for them. A run with a
+    loss that is not finite skips the step (a single run would drop that task alone).
 
     Args:
         runs: trainings that have one `signature`.
@@ -132,8 +100,15 @@ class Stack:
         self.optimizer = self._optimizer()
         self.inputs, self.which = stacked_inputs([rows_of(r) for r in runs])
         self.labels = [Labels(runs, i) for i in range(len(blocks_of(runs[0])))]
+        self.penalties = Penalised.beside([r.penalties for r in runs if r.penalties is not None])
+        for run in runs:
+            run.stacked = True
         self.names = [[t for b in blocks_of(r) for t in b.tasks] for r in runs]
         self.table = next(iter(runs[0].sampler.tasksets))
+        self.columns = {
+            t: i for i, t in enumerate(t for g in self.template.groups(tuple(self.template.tasks)) for t in g)
+        }
+        self.reached = reached_by(self.template, self.columns, rows_of(runs[0]), self.table)
         self.constant: Tensor | None = None
         self.valid: dict[str, Tensor] = {}
         self.valid_which: Tensor | None = None
@@ -176,6 +151,8 @@ class Stack:
             self._one_step(rows)
             if before[0].settings.max_steps is not None and before[0].step >= before[0].settings.max_steps:
                 break
+        if self.penalties.start:
+            self.penalties.new_epoch(self._by_name())
         found = self._validation()
         for i, run in enumerate(self.runs):
             if not run.finished:
@@ -221,39 +198,56 @@ class Stack:
         rows = rows.clamp(min=0)
         x = {k: v[self.which.unsqueeze(1), rows] for k, v in self.inputs.items()}
         self.template.train()
-        outputs = self._forward(x)
+        outputs, aux = self._forward(x)
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
-            self._losses(output, stacked, labels.take(index, rows, there, stacked))
+            losses_of(output, stacked, labels.take(index, rows, there, stacked))
             for (output, stacked), labels in zip(outputs, self.labels, strict=True)
         ]
         losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
         finite = (torch.isfinite(losses.detach()) | ~present).all(1, keepdim=True)
         counted = present & finite  # a run with a loss that is not finite skips the step
-        total = torch.where(counted, losses, 0.0) * self._weights(losses, counted)
-        total.sum().backward()
+        total = (torch.where(counted, losses, 0.0) * self._weights(losses, counted)).sum()
+        (total + self._beside_losses(aux, counted)).backward()
         clip = self.runs[0].settings.gradient_clip_val
         if clip is not None:
             self._clip(clip)
         if bool(counted.all()):
-            self.optimizer.step()
+            self._move()
         else:
             self._careful_step(counted)
         self._step_scheduler()
         return losses.detach(), present
 
+    def _beside_losses(self, aux: Mapping[str, Tensor], counted: Tensor) -> Tensor:
+        """Auxiliary losses of the tasks that are there, and penalties, of all runs that take the step."""
+        total, alive = counted.new_zeros((), dtype=torch.float32), counted.any(1)
+        for task, values in aux.items():
+            total = total + torch.where(counted[:, self.columns[task]] if task else alive, values, 0.0).sum()
+        if (penalties := self.penalties.loss(self._by_name()) if self.penalties else None) is not None:
+            total = total + torch.where(alive, penalties, 0.0).sum()
+        return total
+
+    def _move(self) -> None:
+        self.optimizer.step()
+        if self.penalties:
+            self.penalties.prox(self._by_name(), self.optimizer.param_groups[0]["lr"])
+
     @torch.no_grad()
     def _careful_step(self, present: Tensor) -> None:
-        """A step that leaves alone the heads of absent tasks, and the runs that have no task at all."""
-        idle = ~present.any(1)
+        """A step that leaves alone what only absent tasks reach, and the runs that have no task at all.
+
+        Proximal steps move absent tasks as well, as they do in a single run.
+        """
+        idle, always = ~present.any(1), self.penalties.in_loss
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, weight in self.weights.items():
             group = self.heads.get(name)
-            if group is not None:
-                mask = ~present[:, group.columns]
-            elif bool(idle.any()):
+            if always & set(group.names if group is not None else [name]):
                 mask = idle
             else:
+                mask = ~present[:, group.columns] if group is not None else ~present[:, self.reached[name]].any(1)
+            if not bool(mask.any()):
                 continue
             for tensor in (weight, *self.optimizer.state.get(weight, {}).values()):
                 if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
@@ -261,6 +255,11 @@ class Stack:
         self.optimizer.step()
         for tensor, mask, old in kept:
             tensor.copy_(torch.where(mask, old, tensor))
+        if self.penalties:
+            before = {n: w.clone() for n, w in self.weights.items()} if bool(idle.any()) else {}
+            self.penalties.prox(self._by_name(), self.optimizer.param_groups[0]["lr"])
+            for name, old in before.items():
+                self.weights[name][idle] = old[idle]
 
     def _weights(self, losses: Tensor, present: Tensor) -> Tensor:
         """Each run's own balance weighs its own losses (runs, tasks); absent ones weigh nothing."""
@@ -280,61 +279,48 @@ class Stack:
             self.constant = weights
         return weights * present
 
-    def _losses(self, output: Tensor, stacked: bool, labels: Taken) -> tuple[Tensor, Tensor]:
-        target, known, weight, families = labels
-        shape = (len(self.runs), target.shape[2] if stacked else 1)
-        losses, present = output.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
-        for kind, where in families:
-            whole = len(where) == len(self.runs)
-            y, m = (target, known) if whole else (target[where], known[where])
-            w = weight if weight is None or whole else weight[where]
-            o = output if whole else output[where]
-            y = y.to(o.dtype) if kind.is_floating else y.long()
-            summed, count = kind.task.summed(o, y, m, w, (0, 2) if stacked else (0,))
-            loss, there = (summed / count.clamp(min=1e-30)).reshape(len(where), -1), (count > 0).reshape(len(where), -1)
-            losses = loss if whole else losses.index_put((where,), loss)
-            present = there if whole else present.index_put((where,), there)
-        return losses, present
-
-    def _forward(self, x: Mapping[str, Tensor]) -> list[tuple[Tensor, bool]]:
+    def _forward(self, x: Mapping[str, Tensor], noting: bool = False) -> tuple[list[tuple[Tensor, bool]], Noted]:
         """(output, stacked) of each family: (runs, batch, tasks, units), or (runs, batch, units) where not stacked.
 
         Linear heads are applied outside `vmap`, all of a family in one product.
+
+        Args:
+            noting: tell what the scheme wants to be seen, instead of its auxiliary losses.
         """
         base = self.template
-        groups = base.groups(tuple(base.tasks))
+        tasks = tuple(base.tasks)
+        groups = base.groups(tasks)
         linear = [base.linear(group) for group in groups]
         ungrouped = self._ungrouped([g for g, yes in zip(groups, linear, strict=True) if not yes]) | self.buffers
         inside = {n: w for n, w in ungrouped.items() if not n.startswith("heads.")}
         heads = {n: w for n, w in ungrouped.items() if n.startswith("heads.")}
 
-        def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> list[Any]:
+        def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> tuple[list[Any], Noted]:
             sharing = {n.removeprefix("sharing."): w for n, w in state.items()}
-            features = functional_call(base.sharing, sharing, (x, tuple(base.tasks), self.table))
-            results: list[Any] = []
-            for group, yes in zip(groups, linear, strict=True):
-                read = base.read(group, features)
-                if not yes:
-                    every = read if len(read) == len(group) else read * len(group)
-                    read = [apart(task, heads, z) for task, z in zip(group, every, strict=True)]
-                results.append(read)
-            return results
+            trace = Trace()  # what is made inside `vmap` may leave it as a result only
+            features = functional_call(base.sharing, sharing, (x, tasks, self.table, trace))
+            results = base.inside(groups, tasks, features, partial(apart, heads), trace)
+            if noting:
+                return results, trace.use
+            of_features = self.penalties.loss_of_features(trace.pairs)
+            if of_features is not None:
+                trace.add(of_features)
+            return results, trace.aux
 
-        def apart(task: str, heads: dict[str, Tensor], z: Tensor) -> Tensor:
+        def apart(heads: dict[str, Tensor], task: str, z: Any) -> Tensor:
             key = f"heads.{base.heads.keys_of[task]}."
             own = {n.removeprefix(key): w for n, w in heads.items() if n.startswith(key)}
             return functional_call(base.heads[task], own, (z,))
 
+        results, noted = vmap(one, randomness="different")(inside, heads, dict(x))
         outputs: list[tuple[Tensor, bool]] = []
-        for group, yes, read in zip(
-            groups, linear, vmap(one, randomness="different")(inside, heads, dict(x)), strict=True
-        ):
+        for group, yes, read in zip(groups, linear, results, strict=True):
             if yes:
                 weight, bias = (self.weights[leaf_name(group, n)] for n in ("weight", "bias"))
                 outputs.append((linear_heads(weight, bias, read), True))
             else:
                 outputs.append((torch.stack(read, -2), True) if len(group) > 1 else (read[0], False))
-        return outputs
+        return outputs, noted
 
     def _clip(self, most: float) -> None:
         """`torch.nn.utils.clip_grad_norm_`, run by run."""
@@ -359,12 +345,17 @@ class Stack:
         if self.valid_which is None:
             return None
         self.template.eval()
-        outputs = self._forward({k: v[self.valid_which] for k, v in self.valid.items()})
+        outputs, use = self._forward({k: v[self.valid_which] for k, v in self.valid.items()}, noting=True)
         groups = self.template.groups(tuple(self.template.tasks))
         found: list[dict[str, Result]] = [{} for _ in self.runs]
         for i, run in enumerate(self.runs):
             rows = next(iter(run.valid.values()))
             names = iter(self.names[i])
+            for task, own in use.items():
+                name = self.names[i][self.columns[task]]
+                run.use[name] = {
+                    label: float(v[i][: len(rows)].mean() if v.dim() > 1 else v[i]) for label, v in own.items()
+                }
             for (output, stacked), group in zip(outputs, groups, strict=True):
                 for j in range(len(group)):
                     task = next(names)
@@ -382,8 +373,11 @@ class Stack:
         return found
 
     def _slice(self, i: int) -> dict[str, Tensor]:
-        every = self._ungrouped(self.template.groups(tuple(self.template.tasks))) | self.buffers
-        return {n: v.detach()[i].clone() for n, v in every.items()}
+        return {n: v.detach()[i].clone() for n, v in (self._by_name() | self.buffers).items()}
+
+    def _by_name(self) -> dict[str, Tensor]:
+        """All stacked weights by the model's own names: leaves, or views of leaves."""
+        return self._ungrouped(self.template.groups(tuple(self.template.tasks)))
 
     def _finish(self, i: int) -> None:
         run = self.runs[i]
@@ -406,6 +400,7 @@ class Stack:
                 for k, v in old_state.get(weight, {}).items()
             }
         self.constant = None
+        self.penalties.keep(index)
         self.which = self.which[index]
         if self.valid_which is not None:
             self.valid_which = self.valid_which[index]
@@ -419,6 +414,7 @@ class Stack:
             "weights": {n: w.detach() for n, w in self.weights.items()},
             "buffers": self.buffers,
             "optimizer": self.optimizer.state_dict(),
+            "penalties": self.penalties.state_dict(),
             "rng": torch.get_rng_state(),
             "runs": [run.progress() for run in self.every],
         }
@@ -434,6 +430,7 @@ class Stack:
                 weight.copy_(state["weights"][name])
         self.buffers = dict(state["buffers"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.penalties.load_state_dict(state["penalties"])
         torch.set_rng_state(state["rng"])
         for run in self.every:
             if run.finished:

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 
 from .balance import Balance, Losses
 from .blocks import fitting_threads, seed_of
+from .callback import Callback
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
 from .evaluate import Result, Skill, measure, results
-from .faults import ConfigError, DataError, Diverged
+from .faults import DataError, Diverged
 from .files import link_atomically, plain_values, quoted, to_bytes, write_atomically
+from .model import Model
 from .objectives import Objective, label_totals
-from .optim import make_optimizer, make_scheduler, parameter_groups
+from .optim import device_of, make_optimizer, make_scheduler, parameter_groups
+from .penalised import Penalised
+from .penalties import Penalty
 from .results import History, Record
 from .sharing import Trace
 from .spec import OptimSpec, TrainerSpec
@@ -28,22 +32,6 @@ from .tasks import Task
 
 PATIENCE_WITH_NANS = 20
 """Steps in a row without a finite loss before training is given up."""
-
-
-class Callback:
-    """What wants to be told about a run; every method may be left as it is."""
-
-    def on_start(self, training: Training) -> None:
-        """Before the first step, and again after a resume."""
-
-    def on_step(self, training: Training) -> None:
-        """After each step."""
-
-    def on_epoch(self, training: Training) -> None:
-        """After each epoch, when its checkpoint is written."""
-
-    def on_end(self, training: Training) -> None:
-        """After the last step."""
 
 
 class Training:
@@ -59,7 +47,7 @@ class Training:
         tasks: fitted tasks.
         objective, balance: the two arrows.
         optim, trainer: settings.
-        penalties: their `prox` is called after each step.
+        penalties: beside those of the sharing scheme itself.
         seed: of dropout.
         folder: where checkpoints go; None keeps the best weights in memory alone.
         callbacks: who is told.
@@ -76,21 +64,22 @@ class Training:
         optim: OptimSpec,
         trainer: TrainerSpec,
         *,
-        penalties: Sequence[Any] = (),
+        penalties: Sequence[Penalty] = (),
         seed: int = 0,
         folder: Path | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.model, self.sampler, self.tasks = model, sampler, {t.name: t for t in tasks}
         self.valid = {table: rows for table, rows in valid.items() if len(rows)}
-        self.objective, self.balance, self.penalties = objective, balance, list(penalties)
+        self.objective, self.balance = objective, balance
         self.settings, self.folder, self.callbacks = trainer, folder, list(callbacks)
-        self.device = _device(trainer.accelerator)
+        self.device = device_of(trainer.accelerator)
         if trainer.precision == "64":
             model.double()
             sampler.tasksets = {t: rows.to(torch.float64) for t, rows in sampler.tasksets.items()}
             self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
         model.to(self.device)
+        self.penalties = Penalised(model, penalties) if isinstance(model, Model) else None
         self.optim = optim
         self.optimizer = make_optimizer(parameter_groups(model, optim), optim)
         self.scheduler, self.schedule_each = make_scheduler(
@@ -109,9 +98,13 @@ class Training:
         self.finished = False
         self.interrupted = False
         self.primary_only = False
+        self.use: dict[str, dict[str, float]] = {}
+        """What the sharing scheme wants to be seen, as of the last epoch: task -> label -> number."""
+        self.stacked = False
+        """Whether its weights are moved by a `Stack`, beside those of other runs."""
         self.checkpoints = True
         """Whether it writes ``last.ckpt`` itself; a run that is trained with others is kept by them."""
-        self.snapshot: Callable[[], dict[str, Tensor]] = lambda: _copy(self.model)
+        self.snapshot: Callable[[], dict[str, Tensor]] = lambda: {k: v.clone() for k, v in model.state_dict().items()}
         self._sums: dict[str, list[float]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "dropout"))
@@ -153,8 +146,11 @@ class Training:
         self.tell("on_end")
 
     def held_out(self) -> dict[str, Result]:
-        """Outputs and labels of the validation rows, by the model as it is now."""
-        return results(self.model, self.valid)
+        """Outputs and labels of the validation rows, by the model as it is now; `use` is renewed."""
+        trace = Trace()
+        found = results(self.model, self.valid, trace=trace)
+        self.use = {t: {k: float(v.mean()) for k, v in own.items()} for t, own in trace.use.items()}
+        return found
 
     # -- one epoch
 
@@ -185,9 +181,9 @@ class Training:
         dropped = sum(self.balance.dropped.values())
         seen: dict[str, float] = {}
         for i, batch in enumerate(batches):
-            with self._autocast():
-                losses = self.objective(self.model, batch, Trace(cut=self.balance.cut), totals)
-            moved |= self.balance.backward(losses, self._look(batch, totals), last=i == len(batches) - 1)
+            last = i == len(batches) - 1
+            losses, look = self._losses(batch, totals, last, len(batches)), self._look(batch, totals, last, len(batches))
+            moved |= self.balance.backward(losses, look, last=last)
             for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
                 seen[task] = seen.get(task, 0.0) + value
         self.note(seen)
@@ -198,8 +194,8 @@ class Training:
         if self.settings.gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_val)
         self.optimizer.step()
-        for penalty in self.penalties:
-            penalty.prox(self.optimizer.param_groups[0]["lr"])
+        if self.penalties:
+            self.penalties.prox(dict(self.model.named_parameters()), self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None and self.schedule_each == "step":
             self.scheduler.step()
 
@@ -212,11 +208,27 @@ class Training:
             batch = Batch({table: part.only(active) for table, part in batch.items()})
         return batch
 
-    def _look(self, batch: Batch, totals: Mapping[str, float] | None) -> Any:
+    def _losses(self, batch: Batch, totals: Mapping[str, float] | None, last: bool, parts: int) -> Losses:
+        """The losses of one of a step's parts, the last of which bears the penalties on weights."""
+        trace = Trace(cut=self.balance.cut)
+        with self._autocast():
+            losses = self.objective(self.model, batch, trace, totals)
+        if self.penalties and (of_features := self.penalties.loss_of_features(trace.pairs)) is not None:
+            losses.aux["penalties on features"] = of_features
+        if parts > 1:
+            losses.aux = {name: value / parts for name, value in losses.aux.items()}
+        if (
+            self.penalties
+            and last
+            and (of_weights := self.penalties.loss(dict(self.model.named_parameters()))) is not None
+        ):
+            losses.aux["penalties"] = of_weights
+        return losses
+
+    def _look(self, batch: Batch, *how: Any) -> Any:
         def look(tasks: Sequence[str] | None = None) -> Losses:
             part = batch if tasks is None else Batch({table: rows.only(tasks) for table, rows in batch.items()})
-            with self._autocast():
-                return self.objective(self.model, part, Trace(cut=self.balance.cut), totals)
+            return self._losses(part, *how)
 
         return look
 
@@ -250,10 +262,12 @@ class Training:
     def close_epoch(self, found: Mapping[str, Result] | None = None) -> None:
         """All that an epoch ends with: validation (of outputs already `found`, if given), best weights, checkpoint."""
         self._record_train()
+        if self.penalties and self.penalties.start and not self.stacked:
+            self.penalties.new_epoch(dict(self.model.named_parameters()))
         improved: list[str] = []
         value = None
         if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:
-            value, improved = self._validate(results(self.model, self.valid) if found is None else found)
+            value, improved = self._validate(self.held_out() if found is None else found)
         if self.scheduler is not None and self.schedule_each == "epoch":
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or a stack's optimiser did
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
@@ -310,6 +324,9 @@ class Training:
                 self.best_states[name] = state
                 improved.append(name)
         mean = sum(skills) / len(skills) if skills else None
+        for name, own in self.use.items():
+            for label, number in own.items():
+                self._record("sharing", name, label, number)
         self._record("valid", None, "skill", mean)
         if self.best.improved(mean, self.epoch):
             self.best_state = state or self.snapshot()
@@ -358,7 +375,9 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; tensors and plain values only."""
-        return self.progress() | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        penalties = self.penalties.state_dict() if self.penalties else {}
+        own = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "penalties": penalties}
+        return self.progress() | own
 
     def load_progress(self, state: Mapping[str, Any]) -> None:
         """Take up what `progress` gave; the best weights come from their own files."""
@@ -383,6 +402,8 @@ class Training:
         """Take up what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.penalties:
+            self.penalties.load_state_dict(state["penalties"])
         self.load_progress(state)
 
     def load_best(self) -> None:
@@ -428,15 +449,3 @@ class Training:
         except Exception as error:
             raise DataError(f"{path} should be a checkpoint of this run. It cannot be read: {error}.") from error
         return True
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("`trainer.accelerator: cuda` needs a GPU. This machine shows none; use auto or cpu.")
-    return torch.device(accelerator)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}

@@ -22,6 +22,7 @@ from manyheads.data import Block, Taskset
 from manyheads.encoders import Encoder
 from manyheads.model import Model
 from manyheads.objectives import Objective
+from manyheads.penalties import Penalty
 from manyheads.sharing import Sharing
 from manyheads.tasks import Task
 
@@ -30,6 +31,7 @@ GIVEN: dict[type, tuple[str, ...]] = {
     Encoder: ("layouts",),
     Sharing: ("encoder", "tasks"),
     Balance: (),
+    Penalty: (),
     Objective: (),
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
@@ -47,6 +49,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
             {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},
         ],
     },
+    Sharing: {"soft": [{}, {"penalty": "pairwise", "step": "literal"}, {"step": "loss", "from_stage": -1}]},
     Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
 }
 """Further settings to try; one empty dict where a word is not named."""

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import catalogue
 
+from manyheads.alike import signature
 from manyheads.build import make_training, prepare, split_parts
 from manyheads.evaluate import run
 from manyheads.members import Members, folds
 from manyheads.parallel import run_over
+from manyheads.sharing import Sharing
 from manyheads.spec import RunSpec, merged
-from manyheads.stacked import run_all, signature
+from manyheads.stacked import run_all
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Count, Regression
 
@@ -104,6 +107,25 @@ def test_folds(groups):
     ],
 )
 def test_runs_stacked_equal_runs_one_by_one(changes, float64):
+    _stacked_equal_alone(changes)
+
+
+SGD = {"optimizer": "SGD", "lr": 0.05}
+SOFT = {"name": "soft", "penalty": "pairwise", "strength": 2.0}
+SCHEMES = [{"model": {"sharing": {"name": s.word, **s.settings}}, "optim": SGD} for s in catalogue(Sharing)]
+PULLS = [{"model": {"sharing": SOFT | {"step": step}}, "optim": SGD} for step in ("prox", "loss", "literal")] + [
+    {"optim": SGD | {"penalties": [{"name": p, "on": "shared", "strength": 0.1, "step": step}]}}
+    for p in ("l2", "l2sp", "successive")
+    for step in ("prox", "loss")
+]
+
+
+@pytest.mark.parametrize("changes", [*SCHEMES, *PULLS], ids=str)
+def test_every_scheme_and_penalty_stacked_equals_alone(changes, float64):
+    _stacked_equal_alone(changes)
+
+
+def _stacked_equal_alone(changes):
     # Adam's step count goes on for a task that is absent in a step of a stack; SGD has none, and is exact with holes
     complete = changes.get("optim", {}).get("optimizer") != "SGD"
     together = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]

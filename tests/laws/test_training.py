@@ -13,6 +13,7 @@ from torch import nn
 
 from manyheads import metrics
 from manyheads.balance import Balance
+from manyheads.callback import Callback
 from manyheads.catalog import find
 from manyheads.data import Batch, Block, Taskset
 from manyheads.data.sampler import Sampler
@@ -24,7 +25,7 @@ from manyheads.optim import make_optimizer
 from manyheads.sharing import Sharing
 from manyheads.spec import OptimSpec, TrainerSpec
 from manyheads.tasks import Task
-from manyheads.train import Callback, Training
+from manyheads.train import Training
 
 HARD = Case("hard", find(Sharing, "hard"))
 TABULAR = Case("tabular", find(Encoder, "tabular"), {"d_hidden": 8})

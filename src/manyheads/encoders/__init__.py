@@ -32,6 +32,8 @@ class Encoder(nn.Module, ABC):
     @final
     def path(self, table: str | None = None) -> list[nn.Module]:
         """The stages that rows of this table pass, in order."""
+        if not self.stages:
+            return []
         first = self.stages[0]
         if isinstance(first, Named):
             first = first[table if table is not None else next(iter(first))]

@@ -20,6 +20,8 @@ class Hard(Sharing):
         Caruana: Multitask learning, 1997.
     """
 
+    attaches = True
+
     def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.encoder = encoder()

@@ -39,7 +39,7 @@ class Task(ABC):
         where: the sample space, such as ``"clk == 1"``: outside it a label is missing, in the loss and the metric.
         sample_weight: a column with a weight per row, in the loss; metrics count every known label once.
         attach: the stage (or stages) of the encoder that the head reads; the last one by default.
-        sees: tasks whose outputs this one's head reads as well.
+        sees: tasks whose predictions this one's head reads as well, beside its features.
 
     Raises:
         ConfigError: an unknown loss or metric; the message proposes the nearest one.
@@ -131,6 +131,10 @@ class Task(ABC):
     def ensemble(self, outputs: Tensor) -> Tensor:
         """One output (batch, units) from those of several members (members, batch, units)."""
         return outputs.mean(0)
+
+    def shown(self, output: Tensor) -> Tensor:
+        """What a task that sees this one reads: a differentiable prediction (batch, units)."""
+        return output
 
     def blanked(self, output: Any, known: Tensor) -> Any:
         """The output with 0 where its label is unknown; here a label has all units of the output's last dimension."""

@@ -144,6 +144,9 @@ class Binary(_Classes):
         target, known = super().encode(labels)
         return target.float(), known
 
+    def shown(self, output: Tensor) -> Tensor:
+        return torch.sigmoid(output)
+
     def head(self, widths: Sequence[int]) -> nn.Module:
         return Head(sum(widths), [float(np.log(self._start[1] / self._start[0]))])
 
@@ -200,6 +203,9 @@ class Multiclass(_Classes):
     default_metrics: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "f1_macro")
     proper: ClassVar = "log_loss"
 
+    def shown(self, output: Tensor) -> Tensor:
+        return torch.softmax(output, -1)
+
     def head(self, widths: Sequence[int]) -> nn.Module:
         return Head(sum(widths), np.log(self._start).tolist())
 
@@ -237,6 +243,9 @@ class Ordinal(_Classes):
     losses: ClassVar = ("log_loss",)
     default_metrics: ClassVar = ("quadratic_weighted_kappa", "mean_absolute_error", "accuracy")
     proper: ClassVar = "log_loss"
+
+    def shown(self, output: Tensor) -> Tensor:
+        return torch.sigmoid(output)
 
     def head(self, widths: Sequence[int]) -> nn.Module:
         above = 1 - self._start.cumsum()[:-1]
@@ -304,6 +313,9 @@ class Multilabel(Task):
             found = values[known][~np.isin(values[known], (0.0, 1.0))][0]
             raise DataError(f"Task `{self.name}`: a multilabel column should hold 0 and 1. Found {found}.")
         return tensor(np.where(known, values, 0.0)), torch.from_numpy(known)
+
+    def shown(self, output: Tensor) -> Tensor:
+        return torch.sigmoid(output)
 
     def head(self, widths: Sequence[int]) -> nn.Module:
         p = np.array(self.priors or [0.5] * len(self.targets))

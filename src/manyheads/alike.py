@@ -1,0 +1,44 @@
+"""Which runs are so much alike that they can be trained as one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+
+from .balance import Weighting
+from .beside import blocks_of
+from .model import Model
+from .train import Training
+
+ELEMENTWISE = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
+               torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)  # fmt: skip
+"""Optimisers that move each weight by itself, so that stacked weights move as single ones do."""
+
+
+def signature(training: Training) -> Hashable | None:
+    """Equal for runs that can be trained as one; None where a run must go alone."""
+    model, settings = training.model, training.settings
+    plain = (
+        isinstance(training.balance, Weighting)
+        and training.objective.stackable
+        and training.sampler.schedule == "joint"
+        and len(training.sampler.tasksets) == 1
+        and isinstance(training.optimizer, ELEMENTWISE)
+        and not isinstance(training.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        and settings.accumulate_grad_batches == 1
+        and settings.precision != "bf16"
+        and not settings.freeze_stopped
+        and training.device.type == "cpu"
+    )
+    if not plain or not isinstance(model, Model):
+        return None
+    shapes = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.state_dict(keep_vars=True).items())
+    layout = tuple((len(b.tasks), b.stacked) for b in blocks_of(training))
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
+    scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
+    kinds = repr(model).replace("\n", "")
+    by_step = training.schedule_each == "step" or settings.max_steps is not None
+    size = (training.sampler.batch_size, training.sampler.n_steps if by_step else None)
+    moves = (type(training.optimizer), repr(groups), scheduler, repr(training.penalties))
+    return (shapes, kinds, layout, *moves, size, settings.model_dump_json())
