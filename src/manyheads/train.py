@@ -115,8 +115,8 @@ class Training:
         """Epochs at most."""
         if self.settings.max_steps is None:
             return self.settings.max_epochs
-        steps = -(-self.sampler.n_steps // self.settings.accumulate_grad_batches)
-        return min(self.settings.max_epochs, -(-self.settings.max_steps // max(steps, 1)))
+        steps = max(-(-self.sampler.n_steps // self.settings.accumulate_grad_batches), 1)
+        return min(self.settings.max_epochs, -(-self.settings.max_steps // steps))
 
     def run(self) -> History:
         """Train to the end (or from where a checkpoint left off), and leave the best weights in the model."""
@@ -182,8 +182,8 @@ class Training:
         seen: dict[str, float] = {}
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
-            losses, look = self._losses(batch, totals, last, len(batches)), self._look(batch, totals, last, len(batches))
-            moved |= self.balance.backward(losses, look, last=last)
+            losses = self._losses(batch, totals, last, len(batches))
+            moved |= self.balance.backward(losses, self._look(batch, totals, last, len(batches)), last=last)
             for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
                 seen[task] = seen.get(task, 0.0) + value
         self.note(seen)
@@ -358,7 +358,6 @@ class Training:
 
     def progress(self) -> dict[str, Any]:
         """How far the run is: all of its state but weights and optimiser, in plain values."""
-        best = {t: [b.value, b.epoch] for t, b in self.best_of.items()}
         return {
             "scheduler": None if self.scheduler is None else plain_values(self.scheduler.state_dict()),
             "lr": [g["lr"] for g in self.optimizer.param_groups],
@@ -366,7 +365,7 @@ class Training:
             "rng": self.rng,
             "progress": [self.epoch, self.step, self.step_in_epoch, self.nans, self.finished],
             "best": [self.best.value, self.best.epoch],
-            "best_of": best,
+            "best_of": {t: [b.value, b.epoch] for t, b in self.best_of.items()},
             "frozen": list(self.frozen),
             "sums": {t: list(s) for t, s in self._sums.items()},
             "history": json.dumps([r.model_dump() for r in self.history]),
