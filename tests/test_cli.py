@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,13 @@ import pytest
 
 import manyheads
 from manyheads import cli
+from manyheads.catalog import index
 from manyheads.cli import main
+from manyheads.display import penalty_line, plan_lines
+from manyheads.doctor import entries
+from manyheads.penalties import Penalty
+from manyheads.penalties.l2 import L2, Mean
+from manyheads.sharing import Sharing
 
 COMMANDS = ("demo", "init", "check", "train", "evaluate", "predict", "compare", "verdict", "report", "doctor")
 
@@ -86,9 +93,45 @@ def test_doctor_lists_the_words_of_a_config(word, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])[word]
     for entry in found.values():
         assert entry["sentence"]
-        assert set(entry) == {"sentence", "settings", "required", "reference"}
+        assert set(entry) == {"sentence", "cost", "settings", "required", "about", "reference"}
     known = {"tasks": "binary", "encoders": "tabular", "sharing": "hard", "balance": "equal"}
     assert word not in known or known[word] in found
+
+
+def test_doctor_shows_each_word_with_its_settings(capsys):
+    assert main(["doctor", "--list", "sharing"]) == 0
+    said = capsys.readouterr().out
+    assert "soft: One model per task, pulled together" in said
+    assert "Cost: K trunks, one batched pass." in said
+    assert "`" in said
+    assert "``" not in said
+    assert max(map(len, said.splitlines())) <= 120
+    assert re.search(r"\bstep +prox +`prox`, `loss` or `literal`", said)
+    assert "Evgeniou, Pontil: Regularized multi-task learning, 2004." in said
+
+
+def test_what_a_class_does_not_say_the_one_above_it_says():
+    found = entries("penalties")["pairwise"]
+    assert set(found["about"]) == set(found["settings"]) == {"strength", "on", "step", "biases"}
+    assert found["about"]["biases"] == "vectors (biases, norms) too."
+
+
+DOCUMENTED = [(c, w) for c, contract in (("sharing", Sharing), ("penalties", Penalty)) for w in index(contract)]
+
+
+@pytest.mark.parametrize(("catalogue", "word"), DOCUMENTED)
+def test_every_way_to_share_and_every_penalty_is_documented(catalogue, word):
+    entry = entries(catalogue)[word]
+    where = f"The docstring of `{word}` ({catalogue}) should"
+    assert entry["sentence"].endswith("."), f"{where} begin with one sentence. Found {entry['sentence']!r}."
+    assert len(entry["sentence"]) <= 200, f"{where} begin with a short sentence. Found {entry['sentence']!r}."
+    said = entry["reference"]
+    assert said, f"{where} have a section `Reference:` with authors: title, year. Found none."
+    assert re.match(r".+?: .+?, (19|20)\d\d\b", said), f"{where} refer to `authors: title, year`. Found {said!r}."
+    silent = [name for name in entry["settings"] if name not in entry["about"]]
+    assert not silent, f"{where} explain every setting under `Args:` (`name: meaning`). Found nothing about {silent}."
+    if catalogue == "sharing":
+        assert entry["cost"], f"{where} have a section `Cost:`, one line relative to hard sharing. Found none."
 
 
 def test_doctor_refuses_an_unknown_list(capsys):
@@ -138,3 +181,26 @@ def test_doctor_names_the_extras_there_are():
     assert set(EXTRAS) == extras
     for extra, packages in EXTRAS.items():
         assert all(package in section for package in packages), extra
+
+
+def test_a_plan_is_short():
+    assert plan_lines([(0, "hard: a, b")]) == []
+    lines = plan_lines([(0, "shared"), *((1, f"own: {i}") for i in range(138))])
+    assert lines[:2] == ["  shared", "    own: 0"]
+    assert len(lines) == 13
+    assert lines[-1] == "  ... and 127 more"
+
+
+@pytest.mark.parametrize(
+    ("penalty", "said"),
+    [
+        (L2(0.01, on="heads", step="loss"), "Penalty p, strength 0.01: heads of one shape; added to the loss."),
+        (
+            Mean(2.0),
+            "Penalty p, strength 2: weights of which each task has its own, their deviation from the mean over tasks; "
+            "by a proximal step after each update.",
+        ),
+    ],
+)
+def test_penalties_are_told_in_words(penalty, said):
+    assert penalty_line("p", penalty) == said

@@ -19,6 +19,7 @@ from .results import Comparison, Scores, TaskInfo
 from .train import Training
 
 if TYPE_CHECKING:
+    from .penalties import Penalty
     from .results import Score
 
 MOST = 40
@@ -293,3 +294,69 @@ def settings_table(title: str, rows: Mapping[str, Any]) -> Table:
     for key, value in rows.items():
         table.add_row(key, str(value))
     return table
+
+
+def entry_table(name: str, entry: Mapping[str, Any]) -> Table:
+    """One word of a catalogue: its sentence, a line per setting, cost and reference.
+
+    Args:
+        name: the word.
+        entry: what `doctor.entries` has about it.
+    """
+    from rich.text import Text
+
+    inner = Table.grid(padding=(0, 2))
+    inner.add_column(no_wrap=True)
+    inner.add_column(max_width=24, overflow="fold", style="dim")
+    inner.add_column(overflow="fold")
+    for key, default in entry["settings"].items():
+        shown = "needed" if key in entry["required"] else "null" if default is None else str(default)
+        inner.add_row(key, shown, entry["about"].get(key, "").replace("``", "`"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=1)
+    table.add_column(overflow="fold")
+    whole = Table.grid()
+    whole.add_row(Text.assemble((name, "bold"), f": {entry['sentence']}"))
+    if entry["settings"]:
+        table.add_row("", inner)
+    for heading in ("cost", "reference"):
+        if entry[heading]:
+            table.add_row("", f"{heading.capitalize()}: {entry[heading]}")
+    whole.add_row(table)
+    whole.add_row("")
+    return whole
+
+
+def plan_lines(plan: Sequence[tuple[int, str]], most: int = 12) -> list[str]:
+    """A sharing scheme's plan as indented lines; none where it has only one to say.
+
+    Args:
+        plan: (depth, text) per line.
+        most: lines shown.
+    """
+    if len(plan) < 2:
+        return []
+    shown = [f"{'  ' * (depth + 1)}{text}" for depth, text in plan[:most]]
+    return [*shown, *([f"  ... and {len(plan) - most} more"] if len(plan) > most else [])]
+
+
+WHAT = {
+    "copies": "weights of which each task has its own", "heads": "heads of one shape", "shared": "shared weights",
+    "all": "all weights", "features": "shared and private features",
+}  # fmt: skip
+"""Where a penalty acts, in words."""
+FROM = {
+    "zero": "", "mean": ", their deviation from the mean over tasks", "start": ", their deviation from where they began"
+}  # fmt: skip
+
+
+def penalty_line(name: str, penalty: Penalty) -> str:
+    """What a penalty keeps small, and how.
+
+    Args:
+        name: its word.
+        penalty: with its settings.
+    """
+    how = "added to the loss" if penalty.step == "loss" else "by a proximal step after each update"
+    where = WHAT.get(penalty.on, penalty.on)
+    return f"Penalty {name}, strength {penalty.strength:g}: {where}{FROM.get(penalty.of, '')}; {how}."

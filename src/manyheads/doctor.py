@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .catalog import find, hint, index, settings
-from .display import settings_table
+from .display import entry_table, settings_table
 from .door import Door
 from .faults import ConfigError
 
@@ -56,7 +59,7 @@ def _blas() -> str:
 
 
 def catalogue(word: str, door: Door) -> dict[str, Any]:
-    """The words of one catalogue, each with its sentence, settings and reference.
+    """The words of one catalogue, each with its sentence, settings, cost and reference.
 
     Args:
         word: tasks, encoders, sharing, balance, objectives or penalties.
@@ -68,22 +71,21 @@ def catalogue(word: str, door: Door) -> dict[str, Any]:
         raise ConfigError(f"--list should name a catalogue. Found `{word}`. {hint(word, CATALOGUES)}")
     found = entries(word)
     for name, entry in found.items():
-        door.screen.say(f"{name}: {entry['sentence']}")
-        for key, value in entry["settings"].items():
-            needed = "needed" if key in entry["required"] else f"default {_plain(value)}"
-            door.screen.say(f"    {key} ({needed})")
-        if entry["reference"]:
-            door.screen.say(f"    Reference: {entry['reference']}")
+        door.screen.show(entry_table(name, entry))
     if not found:
         door.screen.say(f"No {word} yet.")
     return {word: found}
 
 
 def entries(word: str) -> dict[str, dict[str, Any]]:
-    """{config word: {"sentence", "settings", "reference"}} of one catalogue.
+    """What the docstring of each class of one catalogue says, by its config word.
 
     Args:
         word: one of `CATALOGUES`.
+
+    Returns:
+        {config word: {"sentence", "cost", "settings": {name: default}, "required": names of settings without a default,
+        "about": {name: what it means}, "reference"}}; cost and reference are None where the docstring has none.
     """
     module, contract_name, first = CATALOGUES[word]
     try:
@@ -95,11 +97,14 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
         cls: type = find(contract, name)
         text = inspect.getdoc(cls) or ""
         given = dict(list(settings(cls).items())[first:])
+        explained = _about(cls)
         answer[name] = {
             "sentence": _sentence(text),
+            "cost": _section(text, "Cost"),
             "settings": {k: None if v is inspect.Parameter.empty else _json(v) for k, v in given.items()},
             "required": [k for k, v in given.items() if v is inspect.Parameter.empty],
-            "reference": _reference(text),
+            "about": {k: explained[k] for k in given if k in explained},
+            "reference": _section(text, "Reference"),
         }
     return answer
 
@@ -109,9 +114,24 @@ def _sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", first, maxsplit=1)[0]
 
 
-def _reference(text: str) -> str | None:
-    match = re.search(r"References?:\n((?:[ \t]+.*\n?)+)", text)
-    return " ".join(match[1].split()) if match else None
+def _lines(text: str, heading: str) -> list[str]:
+    """The lines of a docstring's section, as they are indented."""
+    match = re.search(rf"^{heading}:\n((?:[ \t]+.*\n?|\n(?=[ \t]))+)", text, re.MULTILINE)
+    return [line for line in match[1].splitlines() if line.strip()] if match else []
+
+
+def _section(text: str, heading: str) -> str | None:
+    return " ".join(" ".join(_lines(text, heading)).split()) or None
+
+
+def _about(cls: type) -> dict[str, str]:
+    """What each argument means; what a class does not say itself, the class above it does."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        for entry in re.split(r"\n {4}(?=\S)", "\n" + "\n".join(_lines(inspect.cleandoc(one.__doc__ or ""), "Args"))):
+            names, _, meaning = " ".join(entry.split()).partition(": ")
+            found |= {name.strip("* "): meaning for name in names.split(",") if meaning}
+    return found
 
 
 def _json(value: Any) -> Any:
@@ -124,5 +144,48 @@ def _json(value: Any) -> Any:
     return str(value)
 
 
-def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)
+# ---- tables of the README
+
+
+def table(word: str) -> str:
+    """A catalogue as a Markdown table: word, what it does, its cost where it says one, paper and year.
+
+    Args:
+        word: one of `CATALOGUES`.
+    """
+    found = entries(word)
+    cost = any(entry["cost"] for entry in found.values())
+    headings = ["word", "what is shared" if word == "sharing" else "what it does", *(["cost"] if cost else []), "paper"]
+    rows = [headings, ["---"] * len(headings)]
+    for name, entry in found.items():
+        cells = [_before_formulas(entry["sentence"]), *([entry["cost"] or ""] if cost else []), _paper(entry)]
+        rows.append([f"`{name}`", *(cell.rstrip(".").replace("``", "`").replace("|", "\\|") for cell in cells)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _before_formulas(sentence: str) -> str:
+    said, colon, rest = sentence.partition(": ")
+    return said if colon and set(rest) & set("=_^|") else sentence
+
+
+def _paper(entry: Mapping[str, Any]) -> str:
+    """The first reference, its authors no more than three."""
+    first = re.match(r"(.+?): (.+?, (?:19|20)\d\d)", entry["reference"] or "")
+    if first is None:
+        return entry["reference"] or ""
+    authors = first[1].split(", ")
+    return f"{', '.join(authors) if len(authors) < 4 else authors[0] + ' et al.'}: {first[2]}"
+
+
+def with_tables(text: str) -> str:
+    """A Markdown text whose tables between ``<!-- table: sharing -->`` and ``<!-- end -->`` are made anew."""
+
+    def made(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{table(match[2])}\n{match[3]}"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", made, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":  # python -m manyheads.doctor README.md
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

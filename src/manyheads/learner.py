@@ -33,8 +33,9 @@ TABLE = "table"
 
 SECTIONS = {
     "encoder": ("model", "encoder"), "sharing": ("model", "sharing"), "members": ("model", "members"),
-    "balance": ("optim", "balance"), "objective": ("optim", "objective"), "optimizer": ("optim", "optimizer"),
-    "lr": ("optim", "lr"), "weight_decay": ("optim", "weight_decay"), "scheduler": ("optim", "scheduler"),
+    "balance": ("optim", "balance"), "objective": ("optim", "objective"), "penalties": ("optim", "penalties"),
+    "optimizer": ("optim", "optimizer"), "lr": ("optim", "lr"), "weight_decay": ("optim", "weight_decay"),
+    "scheduler": ("optim", "scheduler"),
     "sampling": ("sampling", "mode"), "schedule": ("sampling", "schedule"), "batch_size": ("sampling", "batch_size"),
     "sampling_weights": ("sampling", "weights"), "temperature": ("sampling", "temperature"),
     "max_epochs": ("trainer", "max_epochs"), "max_steps": ("trainer", "max_steps"), "patience": ("trainer", "patience"),
@@ -65,10 +66,12 @@ class Learner:
         random_state: seed of everything.
         callbacks: told about the training.
         **settings: any setting of a config under its own name: encoder, sharing, members, balance, objective,
-            optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights, temperature,
-            max_epochs, max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped,
+            penalties, optimizer, lr, weight_decay, scheduler, sampling, schedule, batch_size, sampling_weights,
+            temperature, max_epochs, max_steps, patience, accelerator, precision, gradient_clip_val, freeze_stopped,
             accumulate_grad_batches, val_check_interval, split, ids, types, drop. A word of a catalogue with settings is
-            a dict: ``encoder={"name": "tabular", "d_hidden": 64}``.
+            a dict: ``encoder={"name": "tabular", "d_hidden": 64}``; penalties are a list of words and dicts:
+            ``sharing="soft", penalties=["l2", {"name": "l2", "on": "heads", "strength": 1e-2}]``.
+            `manyheads doctor --list sharing` (or another catalogue) shows the words and their settings.
 
     Attributes:
         model_: the trained torch module.

@@ -17,12 +17,14 @@ from .apply import of_part, out_of_fold
 from .build import Prepared, make_training, prepare
 from .callback import Callback
 from .card import card
-from .display import Watch
+from .catalog import word
+from .display import Watch, penalty_line, plan_lines
 from .door import Door, comparison_json, scores_json, settings_of
 from .evaluate import measure, results, score
 from .faults import DataError
 from .intake import Intake, equal_rows, take_in
 from .members import Members
+from .model import Model
 from .modelfile import save
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .runfolder import RunFolder, environment, now
@@ -51,7 +53,16 @@ class Ready:
         one = sum(p.numel() for p in self.training.model.parameters())
         parameters = one * (len(self.training.runs) if isinstance(self.training, Members) else 1)
         rows = sum(len(part) for part in self.intake.parts.values())
-        return [f"{rows:,} rows, {parameters:,} parameters, at most {self.training.n_epochs} epochs."]
+        sizes = f"{rows:,} rows, {parameters:,} parameters, at most {self.training.n_epochs} epochs."
+        lead = self.training.runs[0] if isinstance(self.training, Members) else self.training
+        plan = plan_lines(lead.model.sharing.plan()) if isinstance(lead.model, Model) else []
+        penalties = lead.penalties.penalties if lead.penalties is not None else []
+        return [
+            sizes,
+            *([f"Sharing {self.spec.model.sharing.name}:"] if plan else []),
+            *plan,
+            *(penalty_line(word(type(p)), p) for p in penalties if p.strength),
+        ]
 
 
 def make_ready(spec: RunSpec, door: Door, folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> Ready:
