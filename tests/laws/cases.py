@@ -49,7 +49,18 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
             {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},
         ],
     },
-    Sharing: {"soft": [{}, {"penalty": "pairwise", "step": "literal"}, {"step": "loss", "from_stage": -1}]},
+    Sharing: {
+        "tree": [{}, {"from_stage": 0}],
+        "hierarchical": [{}, {"shared_from": 1}],
+        "soft": [{}, {"penalty": "pairwise", "step": "literal"}, {"step": "loss", "from_stage": -1}],
+        "esmm": [{}, {"from_stage": -1}],
+        "aitm": [{}, {"calibrator": 0.6, "from_stage": 0}],
+        "pepnet": [{}, {"d_gate": 4, "d_table": 3}],
+        "mmoe": [{}, {"n_experts": 3, "from_stage": -1}],
+        "cgc": [{}, {"n_shared": 0, "n_own": 2}, {"n_shared": 3, "n_own": 0}],
+        "ple": [{}, {"n_own": 2, "n_shared": 1, "levels": 1}],
+        "dselectk": [{}, {"n_experts": 3, "per_row": True}],
+    },
     Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
 }
 """Further settings to try; one empty dict where a word is not named."""
@@ -179,6 +190,11 @@ def small_tasks() -> list[Task]:
         find(Task, "binary")("c", classes=(0, 1)),
         find(Task, "multiclass")("d", classes=(0, 1, 2)),
     ]
+
+
+def five_tasks() -> list[Task]:
+    """The small ones and a second binary one, for schemes that chain such tasks."""
+    return [*small_tasks(), find(Task, "binary")("e", classes=(0, 1))]
 
 
 def build(sharing: Case, encoder: Case, tasks: list[Task], seed: int = 0, tables: int = 1, **settings: Any) -> Model:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import build, catalogue, inputs_of, layout_of, rows_for, small_tasks, targets_for
+from cases import build, catalogue, five_tasks, inputs_of, layout_of, rows_for, targets_for
 
 from manyheads.balance import Balance
 from manyheads.catalog import find
@@ -38,7 +38,7 @@ def pair(request):
 
 
 def _model(pair, tasks=None, seed=0, **more):
-    return build(*pair, small_tasks() if tasks is None else tasks, seed, **more).eval()
+    return build(*pair, five_tasks() if tasks is None else tasks, seed, **more).eval()
 
 
 def _x(pair, n=12, table=0):
@@ -78,13 +78,30 @@ def test_heads_are_each_tasks_own(pair):
     rows = rows_for(list(model.tasks.values()), missing=0.3)
     shared, own = Reach().split(Supervised()(model, Batch({"t": rows}), Trace(cut=True)))
     for task in model.tasks:
+        alone = _used_by(model, _x(pair), task) == [task]
         for p in model.heads[task].parameters():
-            assert any(p is q for q in own[task])
-            assert not any(p is q for q in shared)
+            assert any(p is q for q in own[task]) == alone
+            assert any(p is q for q in shared) != alone
+
+
+def _used_by(model, x, task):
+    """The tasks whose outputs are made by this one's head, itself among them."""
+    head = set(model.heads[task].parameters())
+    return [t for t in model.tasks if head & reached(model(x, [t])[t].sum())]
+
+
+def _in_order(pair, tasks):
+    """A scheme for which the order of tasks has a meaning, with this one as its setting."""
+    scheme, encoder = pair
+    if setting := getattr(scheme.cls, "ordered", None):
+        order = _model(pair, tasks).sharing.order
+        scheme = replace(scheme, settings={**scheme.settings, setting: order})
+    return scheme, encoder
 
 
 def test_the_order_of_tasks_does_not_matter(pair):
-    tasks = small_tasks()
+    tasks = five_tasks()
+    pair = _in_order(pair, tasks)
     one, other = _model(pair, tasks), _model(pair, tasks[::-1])
     a, b = _named(one), _named(other)
     assert a.keys() == b.keys()
@@ -97,7 +114,8 @@ def test_the_order_of_tasks_does_not_matter(pair):
 
 
 def test_a_further_task_leaves_the_others_bit_equal(pair):
-    tasks = small_tasks()
+    tasks = five_tasks()
+    pair = _in_order(pair, tasks)
     few, more = _model(pair, tasks), _model(pair, [find(Task, "regression")("new"), *tasks, find(Task, "count")("n")])
     a, b = _named(few), _named(more)
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -113,7 +131,7 @@ def test_a_seed_is_a_start(pair):
 
 
 def test_odd_names(pair, tmp_path):
-    tasks = [find(Task, "regression")(name) for name in ODD]
+    tasks = [find(Task, "regression" if i < 4 else "binary")(name) for i, name in enumerate(ODD)]
     model = _model(pair, tasks)
     outputs = model(_x(pair))
     assert set(outputs) == set(ODD)
@@ -126,7 +144,7 @@ def test_some_tasks_are_as_all(pair):
     model = _model(pair)
     x = _x(pair)
     every = model(x)
-    for wanted in (["a"], ["d"], ["c", "a"], ["d", "b", "a"]):
+    for wanted in (["a"], ["d"], ["e"], ["c", "a"], ["d", "b", "a"]):
         some = model(x, wanted)
         assert set(some) == set(wanted)
         for task in wanted:
@@ -184,9 +202,9 @@ def test_a_trace_changes_nothing(pair):
 def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
     encoder = next(e for e in ENCODERS if e.word == "tabular")
     tasks = [
-        replace(small_tasks()[0], attach=0),
-        replace(small_tasks()[1], attach=1),
-        replace(small_tasks()[2], attach=-1),
+        replace(five_tasks()[0], attach=0),
+        replace(five_tasks()[1], attach=1),
+        replace(five_tasks()[2], attach=-1),
     ]
     tasks.append(find(Task, "regression")("two", attach=(0, 2)))
     model = build(scheme, encoder, tasks).eval()
@@ -278,8 +296,11 @@ def test_an_ensemble_can_be_traced(pair):
     assert losses.cut is None
     assert all(value.dim() == 0 for value in trace.aux.values())
     own = Reach().split(losses)[1]
-    heads = [w for n, w in zip(ensemble.names, ensemble.weights, strict=True) if n.startswith("heads.")]
-    assert all(sum(any(w is p for p in own[t]) for t in ensemble.tasks) == 1 for w in heads)
+    weights = dict(zip(ensemble.names, ensemble.weights, strict=True))
+    for task, key in ensemble.base.heads.keys_of.items():
+        users = _used_by(_model(pair), _x(pair), task)
+        for w in (w for n, w in weights.items() if n.startswith(f"heads.{key}.")):
+            assert [t for t in own if any(w is p for p in own[t])] == (users if len(users) == 1 else [])
     plain = Supervised()(ensemble, Batch({"t": rows}))
     assert all(torch.allclose(losses[t], plain[t], rtol=1e-5) for t in plain)
 
