@@ -50,9 +50,10 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         ],
     },
     Sharing: {
-        "tree": [{}, {"from_stage": 0}],
         "hierarchical": [{}, {"shared_from": 1}],
         "soft": [{}, {"penalty": "pairwise", "step": "literal"}, {"step": "loss", "from_stage": -1}],
+        "mixing": [{}, {"penalty": "share", "per": "stage"}, {"penalty": "binary", "per": "tensor", "from_stage": -1}],
+        "lowrank": [{}, {"rank": 0}, {"rank": 2, "from_stage": 1}],
         "esmm": [{}, {"from_stage": -1}],
         "aitm": [{}, {"calibrator": 0.6, "from_stage": 0}],
         "pepnet": [{}, {"d_gate": 4, "d_table": 3}],
