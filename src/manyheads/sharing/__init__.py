@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..blocks import Named
-from ..catalog import word
+from ..catalog import hint, word
 from ..copies import Copies, part, stack
 from ..data import Inputs
 from ..encoders import Encoder
@@ -204,18 +204,41 @@ def _climb(stages: Sequence[nn.Module], x: Features, tasks: Sequence[str]) -> Fe
     return x if own else stack([x] * len(tasks))
 
 
-def depth_of(attach: int | str | None, n_stages: int, task: str) -> int:
-    """The index of the stage that a head reads; the last by default, negative counts from the end.
+def depth_of(where: int | str | None, encoder: Encoder, what: str) -> int:
+    """The index of the stage that somebody names; the last by default.
+
+    Args:
+        where: its number (negative counts from the end), or the dotted name of a module in the encoder, such as
+            ``stages.1``; a module inside a stage stands for that stage.
+        what: who names it, as an error begins: "Task `a`: `attach`".
 
     Raises:
         ValueError: there is no such stage.
     """
-    if attach is None:
-        return n_stages - 1
-    try:
-        depth = int(attach)
-    except ValueError:
-        raise ValueError(f"Task `{task}`: `attach` should be the number of a stage. Found `{attach}`.") from None
-    if not -n_stages <= depth < n_stages:
-        raise ValueError(f"Task `{task}`: `attach` should be between {-n_stages} and {n_stages - 1}. Found {attach}.")
-    return depth % n_stages
+    n = len(encoder.stages)
+    if where is None:
+        return n - 1
+    if str(where).lstrip("-").isdecimal():
+        if -n <= int(where) < n:
+            return int(where) % n
+        raise ValueError(f"{what} should be between {-n} and {n - 1}, the number of a stage. Found {where}.")
+    inside = {id(module): i for i in reversed(range(n)) for module in encoder.stages[i].modules()}
+    named = {name: m for name, m in encoder.named_modules(remove_duplicate=False) if id(m) in inside}
+    if where not in named:
+        near = hint(str(where), named)
+        known = f"{', '.join(f'stages.{i}' for i in range(n))} and the modules in them"
+        raise ValueError(
+            f"{what} should be the number of a stage, or the name of a module in the encoder. Found `{where}`. "
+            + (f"{near} Known: {known}." if near.startswith("Did") else f"Known: {known}.")
+        )
+    return inside[id(named[str(where)])]
+
+
+def depths_of(task: Task, encoder: Encoder) -> tuple[int, ...]:
+    """The stages that a task is attached to.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    attach = task.attach if isinstance(task.attach, tuple) else (task.attach,)
+    return tuple(depth_of(a, encoder, f"Task `{task.name}`: `attach`") for a in attach)

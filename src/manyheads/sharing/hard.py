@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..data import Inputs
 from ..encoders import Encoder
 from ..tasks import Task
-from . import Features, Sharing, Trace, depth_of, hand
+from . import Features, Sharing, Trace, depths_of, hand
 
 
 class Hard(Sharing):
     """One trunk feeds every head: min over Theta_s, Theta_1..K of sum_k L_k(f(x; Theta_s, Theta_k), y^k).
 
     A task may be attached to an earlier stage than the last (`attach`), or to several; asked alone, it runs no stage
-    above the highest it reads.
+    above the highest it reads, and its loss reaches none.
 
     Reference:
         Caruana: Multitask learning, 1997.
@@ -25,11 +25,7 @@ class Hard(Sharing):
     def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
         super().__init__(encoder, tasks)
         self.encoder = encoder()
-        n = len(self.encoder.stages)
-        self.depths: dict[str, tuple[int, ...]] = {}
-        for task in tasks:
-            attach = task.attach if isinstance(task.attach, tuple) else (task.attach,)
-            self.depths[task.name] = tuple(depth_of(a, n, task.name) for a in attach)
+        self.depths = {t.name: depths_of(t, self.encoder) for t in tasks}
 
     def forward(
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None
@@ -48,3 +44,31 @@ class Hard(Sharing):
 
     def widths(self, task: str) -> list[int]:
         return [self.encoder.widths[d] for d in self.depths[task]]
+
+    def plan(self) -> list[tuple[int, str]]:
+        return outline(self.depths, [dict.fromkeys(self.tasks, "")] * len(self.encoder.stages))
+
+
+def outline(
+    depths: Mapping[str, Sequence[int]], branches: Sequence[Mapping[str, str]], at: int = 0, indent: int = 0
+) -> list[tuple[int, str]]:
+    """Stages, and the heads that read them, as an indented list.
+
+    Args:
+        depths: task -> the stages that its head reads.
+        branches: per stage, task -> the branch that it passes there.
+        at: the stage to begin at, on a branch that all these tasks pass.
+    """
+    tasks, end = list(depths), at
+    while not any(end in depths[t] for t in tasks) and len({branches[end + 1][t] for t in tasks}) == 1:
+        end += 1
+    lines = [(indent, f"stage{'' if end == at else 's'} {at}{'' if end == at else f' to {end}'}: {', '.join(tasks)}")]
+    if here := [t for t in tasks if end in depths[t]]:
+        lines.append((indent + 1, f"head{'' if len(here) == 1 else 's'}: {', '.join(here)}"))
+    above: dict[str, dict[str, Sequence[int]]] = {}
+    for task in tasks:
+        if max(depths[task]) > end:
+            above.setdefault(branches[end + 1][task], {})[task] = depths[task]
+    for group in above.values():
+        lines += outline(group, branches, end + 1, indent + 1)
+    return lines

@@ -38,7 +38,8 @@ class Task(ABC):
         metrics: names of scikit-learn's scorers without ``neg_``, plus ``gauc:<column>``; the first is the primary one.
         where: the sample space, such as ``"clk == 1"``: outside it a label is missing, in the loss and the metric.
         sample_weight: a column with a weight per row, in the loss; metrics count every known label once.
-        attach: the stage (or stages) of the encoder that the head reads; the last one by default.
+        attach: the stage (or stages) that the head reads, by number or by the dotted name of a module of the encoder,
+            which stands for the whole stage that it is in; the last one by default.
         sees: tasks whose predictions this one's head reads as well, beside its features.
 
     Raises:
