@@ -89,6 +89,8 @@ class Sharing(nn.Module, ABC):
     """Penalties that are part of the scheme, such as the coupling of soft sharing."""
     links: Mapping[str, tuple[str, ...]] = {}
     """Tasks whose output is made from other tasks' outputs as well (`join`), and those others."""
+    random: bool = False
+    """Whether a step of training draws random numbers beside dropout: runs side by side draw others than single ones."""
 
     def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
         super().__init__()
