@@ -220,7 +220,7 @@ def depth_of(where: int | str | None, encoder: Encoder, what: str) -> int:
     n = len(encoder.stages)
     if where is None:
         return n - 1
-    if str(where).lstrip("-").isdecimal():
+    if str(where).removeprefix("-").isdecimal():
         if -n <= int(where) < n:
             return int(where) % n
         raise ValueError(f"{what} should be between {-n} and {n - 1}, the number of a stage. Found {where}.")
