@@ -305,24 +305,27 @@ def entry_table(name: str, entry: Mapping[str, Any]) -> Table:
     """
     from rich.text import Text
 
-    inner = Table.grid(padding=(0, 2))
-    inner.add_column(no_wrap=True)
-    inner.add_column(max_width=24, overflow="fold", style="dim")
-    inner.add_column(overflow="fold")
+    def plain(text: str) -> str:
+        return text.replace("``", "`")
+
+    settings = Table.grid(padding=(0, 2))
+    settings.add_column(no_wrap=True)
+    settings.add_column(max_width=24, overflow="fold", style="dim")
+    settings.add_column(overflow="fold")
     for key, default in entry["settings"].items():
         shown = "needed" if key in entry["required"] else "null" if default is None else str(default)
-        inner.add_row(key, shown, entry["about"].get(key, "").replace("``", "`"))
-    table = Table.grid(padding=(0, 2))
-    table.add_column(width=1)
-    table.add_column(overflow="fold")
-    whole = Table.grid()
-    whole.add_row(Text.assemble((name, "bold"), f": {entry['sentence']}"))
+        settings.add_row(key, shown, plain(entry["about"].get(key, "")))
+    below = Table.grid(padding=(0, 2))
+    below.add_column(width=1)
+    below.add_column(overflow="fold")
     if entry["settings"]:
-        table.add_row("", inner)
+        below.add_row("", settings)
     for heading in ("cost", "reference"):
         if entry[heading]:
-            table.add_row("", f"{heading.capitalize()}: {entry[heading]}")
-    whole.add_row(table)
+            below.add_row("", plain(f"{heading.capitalize()}: {entry[heading]}"))
+    whole = Table.grid()
+    whole.add_row(Text.assemble((name, "bold"), f": {plain(entry['sentence'])}"))
+    whole.add_row(below)
     whole.add_row("")
     return whole
 
