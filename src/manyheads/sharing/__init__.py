@@ -90,7 +90,7 @@ class Sharing(nn.Module, ABC):
     links: Mapping[str, tuple[str, ...]] = {}
     """Tasks whose output is made from other tasks' outputs as well (`join`), and those others."""
     random: bool = False
-    """Whether a step of training draws random numbers beside dropout: runs side by side draw others than single ones."""
+    """Whether training draws random numbers beside dropout: runs side by side draw others than single ones."""
 
     def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
         super().__init__()
