@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from .blocks import Named
 
+Place = tuple[str, nn.Module, str]
+"""A parameter: its name, the module that holds it, its name there."""
 
-def leaves(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+
+def leaves(module: nn.Module) -> Iterator[Place]:
     """(name, the module that holds it, its name there) of every parameter, as it is now.
 
     Inside `functional_call` a module holds the tensors that it was called with, which `named_parameters` gives too.
@@ -23,20 +26,31 @@ def leaves(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield (f"{path}.{name}" if path else name), inner, name
 
 
-def side_by_side(module: nn.Module, weights: Mapping[str, Tensor], x: Any, own_input: bool) -> Any:
+def side_by_side(
+    module: nn.Module, weights: Mapping[str, Tensor], x: Any, own_input: bool, places: Sequence[Place] | None = None
+) -> Any:
     """One module with n sets of weights, in one batched computation.
 
     Args:
         weights: by the module's own names, each (n, ...).
         x: what the module reads; where each set of weights has an input of its own, with a first dimension n.
         own_input: whether it has.
+        places: the module's `leaves`, where they are known: the walk costs more than a small step.
 
     Returns:
         What the module gives, every tensor with a first dimension n.
     """
+    places = list(leaves(module)) if places is None else places
 
     def one(weights: dict[str, Tensor], x: Any) -> Any:
-        return functional_call(module, weights, (x,))
+        before = [holder._parameters[key] for _, holder, key in places]
+        try:  # as `functional_call` does, without its walks
+            for name, holder, key in places:
+                holder._parameters[key] = weights.get(name, holder._parameters[key])  # type: ignore[assignment]
+            return module(x)
+        finally:
+            for (_, holder, key), value in zip(places, before, strict=True):
+                holder._parameters[key] = value
 
     return vmap(one, in_dims=(0, 0 if own_input else None), randomness="different")(dict(weights), x)
 
@@ -62,7 +76,9 @@ class Copies(Named):
     def __init__(self, modules: Mapping[str, nn.Module], alike: bool = True) -> None:
         super().__init__(modules, alike)
         self.batchable = all(batchable(m) for m in modules.values())
-        self._leaves: dict[str, list[tuple[str, nn.Module, str]]] = {}
+        self.learns = any(True for m in modules.values() for _ in m.parameters())
+        """Whether they have parameters at all."""
+        self._leaves: dict[str, list[Place]] = {}
 
     def weights(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The copies' parameters side by side: name within a copy -> (copies, ...)."""
@@ -72,8 +88,8 @@ class Copies(Named):
             for same in zip(*own, strict=True)
         }
 
-    def _leaves_of(self, name: str) -> list[tuple[str, nn.Module, str]]:
-        if name not in self._leaves:  # the walk over modules costs more than a small step
+    def _leaves_of(self, name: str) -> list[Place]:
+        if name not in self._leaves:
             self._leaves[name] = list(leaves(self[name]))
         return self._leaves[name]
 
@@ -89,7 +105,7 @@ class Copies(Named):
         names = tuple(self) if names is None else tuple(names)
         weights = self.weights(names) if self.batchable else {}
         if weights and len(names) > 1:
-            return side_by_side(self[names[0]], weights, x, own_input)
+            return side_by_side(self[names[0]], weights, x, own_input, self._leaves_of(names[0]))
         return stack([self[n](part(x, i) if own_input else x) for i, n in enumerate(names)])
 
 
@@ -101,6 +117,15 @@ def stack(values: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         return {k: stack([v[k] for v in values]) for k in first}
     return tuple(stack([v[i] for v in values]) for i in range(len(first)))
+
+
+def unstack(value: Any) -> list[Any]:
+    """All entries of what `stack` gave (on the way back one stack, where single `part`s are as many sums)."""
+    if isinstance(value, Tensor):
+        return list(value.unbind(0))
+    if isinstance(value, Mapping):
+        return [dict(zip(value, parts, strict=True)) for parts in zip(*map(unstack, value.values()), strict=True)]
+    return list(zip(*map(unstack, value), strict=True))
 
 
 def part(value: Any, i: int) -> Any:

@@ -15,7 +15,7 @@ from .blocks import Named, initialise, pool, seed_of
 from .catalog import hint
 from .data import Inputs
 from .faults import ConfigError
-from .sharing import Features, Sharing, Trace
+from .sharing import Beside, Features, Sharing, Trace
 from .tasks import Task
 
 
@@ -70,7 +70,6 @@ class Model(nn.Module):
         self._families: dict[str, Any] = {
             t.name: None if t.family() is None else (t.family(), t.eats, tuple(sharing.widths(t.name)), t.attach)
             for t in tasks
-            if t.name not in self.linked
         }
         initialise(self, seed)
 
@@ -79,8 +78,11 @@ class Model(nn.Module):
     ) -> Outputs:
         """Outputs of these tasks (all of them by default) for rows of one table."""
         wanted = tuple(self.tasks) if tasks is None else tuple(tasks)
+        before = None if trace is None else dict(trace.aux)
         features = self.sharing(x, self.needed(wanted), table, trace)
         linked = self.linked_outputs(wanted, features, lambda task, z: self.heads[task](z), trace)
+        if trace is not None and self.linked:
+            trace.aux = asked(wanted, trace.aux, before)
         return Outputs([self._outputs(group, features, linked) for group in self.groups(wanted, trace)])
 
     def needed(self, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -131,15 +133,22 @@ class Model(nn.Module):
         families: dict[Any, list[str]] = {}
         for task in tasks:
             families.setdefault(self._families.get(task) or ("", task), []).append(task)
-        return [tuple(group) for group in families.values()]
+        groups: list[tuple[str, ...]] = []
+        for family in families.values():
+            groups += [tuple(free)] if (free := [t for t in family if t not in self.linked]) else []
+            groups += [(t,) for t in family if t in self.linked]
+        return groups
 
     def linear(self, group: Sequence[str]) -> bool:
         """Whether the heads of a family are linear layers (however they start), whose outputs are one product."""
-        plain = nn.Linear.forward
-        return self._families.get(group[0]) is not None and all(type(self.heads[t]).forward is plain for t in group)
+        plain, family = nn.Linear.forward, self._families.get(group[0])
+        free = family is not None and group[0] not in self.linked
+        return free and all(type(self.heads[t]).forward is plain for t in group)
 
-    def read(self, group: Sequence[str], features: Mapping[str, Features]) -> list[Any]:
-        """What each head of a family reads; a single entry where all read the same."""
+    def read(self, group: Sequence[str], features: Mapping[str, Features]) -> Any:
+        """What each head of a family reads, one after the other (or as one tensor); one where all read the same."""
+        if isinstance(features, Beside) and len(group) > 1 and (whole := features.part(group)) is not None:
+            return whole
         first = features[group[0]]
         if all(features[t] is first for t in group):
             return [_read(self.tasks[group[0]], first)]
@@ -180,27 +189,43 @@ class Model(nn.Module):
             results.append(read)
         return results
 
+    def extra_repr(self) -> str:
+        """Which tasks see which, by their places: a model that differs in this has another architecture."""
+        place = {t: i for i, t in enumerate(self.tasks)}
+        sees = {place[t.name]: [(place[o], self.tasks[o].kind) for o in t.sees] for t in self.tasks.values() if t.sees}
+        return f"sees={sees}" if sees else ""
+
     def transform(self, x: Inputs, table: str | None = None, task: str | None = None) -> Tensor:
         """The features that a task (the first one by default) reads: the shared representation."""
         name = task if task is not None else next(iter(self.tasks))
         return _read(self.tasks[name], self.sharing(x, (name,), table)[name])
 
 
-def linear_heads(weight: Tensor, bias: Tensor, read: Sequence[Tensor]) -> Tensor:
+def asked(
+    tasks: Sequence[str], aux: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Auxiliary losses without those that were added for tasks that are only needed by others."""
+    kept = {t: loss for t, loss in aux.items() if not t or t in tasks}
+    return {t: loss for t, loss in (before or {}).items() if t not in kept} | kept
+
+
+def linear_heads(weight: Tensor, bias: Tensor, read: Tensor | Sequence[Tensor]) -> Tensor:
     """The outputs of several linear heads of one shape, in one product.
 
     Shape:
         weight (members..., tasks, units, width), bias (members..., tasks, units); read (members..., batch, width), one
-        for all heads or one for each -> (members..., batch, tasks, units), with 0 or 1 dimension of members.
+        for all heads or one for each (or those as one tensor (members..., tasks, batch, width))
+        -> (members..., batch, tasks, units), with 0 or 1 dimension of members.
     """
-    if len(read) == 1:
+    if not isinstance(read, Tensor) and len(read) == 1:
         z, flat, offset = read[0], weight.flatten(-3, -2), bias.flatten(-2)
         if weight.dim() == 3:
             output = nn.functional.linear(z, flat, offset)
         else:
             output = torch.baddbmm(offset.unsqueeze(1), z.flatten(1, -2), flat.mT).unflatten(1, z.shape[1:-1])
         return output.unflatten(-1, bias.shape[-2:])
-    return torch.einsum("...tbd,...tud->...btu", torch.stack(list(read), -3), weight) + bias.unsqueeze(-3)
+    z = read if isinstance(read, Tensor) else torch.stack(list(read), -3)
+    return torch.einsum("...tbd,...tud->...btu", z, weight) + bias.unsqueeze(-3)
 
 
 def _order(tasks: Mapping[str, Task]) -> tuple[str, ...]:
@@ -320,7 +345,8 @@ class Ensemble(nn.Module):
             inner.apart = trace is not None and trace.apart
             features = functional_call(base.sharing, sharing, (x, needed, table, inner))
             head = partial(_call, base.heads, heads)
-            return base.inside(groups, wanted, features, head, inner), inner.aux, inner.use
+            results = base.inside(groups, wanted, features, head, inner)
+            return results, asked(wanted, inner.aux), inner.use
 
         sharing = {name: values[i] for name, i in self._of_sharing.items()}
         heads = {t: {name: values[i] for name, i in self._of_head[t].items()} for t in others}

@@ -80,6 +80,7 @@ class Training:
             self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
         model.to(self.device)
         self.penalties = Penalised(model, penalties) if isinstance(model, Model) else None
+        self._weights: dict[str, Tensor] = dict(model.named_parameters())
         self.optim = optim
         self.optimizer = make_optimizer(parameter_groups(model, optim), optim)
         self.scheduler, self.schedule_each = make_scheduler(
@@ -195,7 +196,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_val)
         self.optimizer.step()
         if self.penalties:
-            self.penalties.prox(dict(self.model.named_parameters()), self.optimizer.param_groups[0]["lr"])
+            self.penalties.prox(self._weights, self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None and self.schedule_each == "step":
             self.scheduler.step()
 
@@ -220,7 +221,7 @@ class Training:
         if (
             self.penalties
             and last
-            and (of_weights := self.penalties.loss(dict(self.model.named_parameters()))) is not None
+            and (of_weights := self.penalties.loss(self._weights)) is not None
         ):
             losses.aux["penalties"] = of_weights
         return losses
@@ -263,7 +264,7 @@ class Training:
         """All that an epoch ends with: validation (of outputs already `found`, if given), best weights, checkpoint."""
         self._record_train()
         if self.penalties and self.penalties.start and not self.stacked:
-            self.penalties.new_epoch(dict(self.model.named_parameters()))
+            self.penalties.new_epoch(self._weights)
         improved: list[str] = []
         value = None
         if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..blocks import Named
 from ..catalog import hint, word
-from ..copies import Copies, part, stack
+from ..copies import Copies, part, stack, unstack
 from ..data import Inputs
 from ..encoders import Encoder
 from ..penalties import Penalty
@@ -134,9 +134,30 @@ def hand(trace: Trace | None, task: str, shared: Features) -> Features:
     return shared if trace is None else trace.hand(task, shared)
 
 
+class Beside(dict[str, Features]):
+    """Features task by task that lie side by side in one tensor, so that heads can read them all in one product.
+
+    Args:
+        tasks: their names.
+        whole: (tasks, batch, ...), or a tuple of such.
+    """
+
+    def __init__(self, tasks: Sequence[str], whole: Features) -> None:
+        super().__init__(zip(tasks, unstack(whole), strict=True))
+        self.whole = whole
+
+    def part(self, tasks: Sequence[str]) -> Tensor | None:
+        """(tasks, batch, d) of tasks that follow each other; None where there is no such tensor."""
+        names = list(self)
+        place = slice(names.index(tasks[0]), names.index(tasks[0]) + len(tasks))
+        if isinstance(self.whole, Tensor) and self.whole.dim() == 3 and names[place] == list(tasks):
+            return self.whole[place]
+        return None
+
+
 def by_task(tasks: Sequence[str], stacked: Features) -> dict[str, Features]:
     """What `Copies` gave, task by task."""
-    return {task: part(stacked, i) for i, task in enumerate(tasks)}
+    return Beside(tasks, stacked)
 
 
 def run(encoder: Encoder, x: Inputs, table: str | None) -> Features:
@@ -199,7 +220,7 @@ def climb(
 def _climb(stages: Sequence[nn.Module], x: Features, tasks: Sequence[str]) -> Features:
     own = False
     for stage in stages:
-        if not own and isinstance(stage, Copies) and not stage.weights(tasks[:1]):
+        if not own and isinstance(stage, Copies) and not stage.learns:
             x = stage[tasks[0]](x)  # alike for all, such as columns side by side
         else:
             x, own = stage(x, tasks, own), True
