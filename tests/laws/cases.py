@@ -61,8 +61,20 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "cgc": [{}, {"n_shared": 0, "n_own": 2}, {"n_shared": 3, "n_own": 0}],
         "ple": [{}, {"n_own": 2, "n_shared": 1, "levels": 1}],
         "dselectk": [{}, {"n_experts": 3, "per_row": True}],
+        "crossstitch": [{}, {"own": 0.6, "per": "channel", "from_stage": 0}],
+        "sluice": [{}, {"n_subspaces": 3, "last": 0.5, "from_stage": 0}],
+        "mtan": [{}, {"d_attention": 4, "from_stage": 0}],
     },
     Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
+    Penalty: {
+        "graph": [{}, {"edges": [["a", "b"], ["b", "c", 2.0], ["a", "d", 0.3]]}],
+        "l21": [{"groups": g} for g in ("input", "output", "task", "entry")] + [{"of": "mean"}],
+        "linf1": [{"groups": g} for g in ("input", "output", "task", "entry")],
+        "trace": [{}, {"of": "mean"}],
+        "dirty": [{}, {"ratio": 0.6}],
+        "robust": [{}, {"ratio": 0.6}],
+        "outlier": [{}, {"ratio": 0.8}],
+    },
 }
 """Further settings to try; one empty dict where a word is not named."""
 
