@@ -28,12 +28,12 @@ def blocks_of(training: Training) -> list[Block]:
     model, blocks = training.model, rows_of(training).blocks
     assert isinstance(model, Model)
     groups = model.groups(tuple(model.tasks))
-    same = {b.tasks: b for b in blocks}
+    same = {b.tasks: b for b in blocks if not b.stacked or not model.linked & set(b.tasks)}
     return [same[g] if g in same else matching(blocks, g, len(g) > 1) for g in groups]
 
 
 def reached_by(model: Model, columns: Mapping[str, int], rows: Taskset, table: str) -> dict[str, list[int]]:
-    """Per weight outside the heads, the columns of the tasks whose losses reach it."""
+    """Per weight, the columns of the tasks whose losses reach it, by themselves or through an auxiliary one."""
     trace, was = Trace(), model.training
     trace.apart = True
     outputs = model.eval()({k: v[:2] for k, v in rows.inputs.items()}, None, table, trace)
@@ -41,7 +41,8 @@ def reached_by(model: Model, columns: Mapping[str, int], rows: Taskset, table: s
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     found: dict[str, list[int]] = {n: [] for n in names.values()}
     for task, column in columns.items():
-        for leaf in reached(outputs[task].sum()):
+        extra = [trace.aux[key] for key in (task, "") if key in trace.aux]
+        for leaf in set().union(*(reached(value.sum()) for value in (outputs[task], *extra))):
             found[names[leaf]].append(column)
     return found
 

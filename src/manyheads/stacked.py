@@ -245,8 +245,12 @@ class Stack:
             group = self.heads.get(name)
             if always & set(group.names if group is not None else [name]):
                 mask = idle
+            elif group is None:
+                mask = ~present[:, self.reached[name]].any(1)
+            elif len(group.names) == 1:  # others may see this one
+                mask = ~present[:, self.reached[group.names[0]]].any(1, keepdim=True)
             else:
-                mask = ~present[:, group.columns] if group is not None else ~present[:, self.reached[name]].any(1)
+                mask = ~present[:, group.columns]
             if not bool(mask.any()):
                 continue
             for tensor in (weight, *self.optimizer.state.get(weight, {}).values()):

@@ -31,10 +31,12 @@ def frame(n=230):
     table["a"] = np.where(random.random(n) < 0.3, np.nan, x[:, 0] + 0.1 * random.normal(size=n))
     table["b"] = (x[:, 1] > 0).astype(float)
     table["c"] = random.poisson(np.exp(x[:, 2] / 2)).astype(float)
+    table["e"] = ((x[:, 1] > 0) & (x[:, 2] + random.normal(size=n) > 0)).astype(float)
+    table["rare"] = np.where(random.random(n) < 0.85, np.nan, x[:, 1] + 0.1 * random.normal(size=n))
     return table
 
 
-TASKS = [Regression("a"), Binary("b"), Count("c")]
+TASKS = [Regression("a"), Binary("b"), Count("c"), Binary("e")]
 
 
 def made(changes, tasks=TASKS, seed=0, complete=False):
@@ -44,6 +46,7 @@ def made(changes, tasks=TASKS, seed=0, complete=False):
     if complete:
         table["a"] = table["a"].fillna(0.0)
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"ids": ("group", "day")})})
+    table = table.drop(columns={"rare"} - {t.name for t in tasks})
     parts = split_parts(spec.data.split, {"t": table}, tasks)
     data = prepare(spec, tasks, {"t": table}, parts)
     layouts, sets = data.dataset.preprocess.layouts, data.tasksets
@@ -125,11 +128,36 @@ def test_every_scheme_and_penalty_stacked_equals_alone(changes, float64):
     _stacked_equal_alone(changes)
 
 
-def _stacked_equal_alone(changes):
+SEEING = [Binary("b", sees=("rare", "a")), Regression("a"), Regression("rare"), Count("c", sees="b")]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD, SGD | {"penalties": [{"name": "l2", "on": "shared", "strength": 0.1}]}],
+    ids=str,
+)
+def test_tasks_that_see_others_stacked_equal_alone(optimizer, float64):
+    """A head that others see moves in steps without a label of its own as well."""
+    _stacked_equal_alone({"optim": optimizer, "sampling": {"batch_size": 4}}, SEEING)
+
+
+def test_what_is_seen_is_part_of_a_runs_shape():
+    """A number and a probability are seen in different ways, by heads of one shape."""
+    models = [
+        [Regression("a"), Binary("b", sees="a")],
+        [Regression("a"), Binary("b", sees="a")],
+        [Binary("e"), Binary("b", sees="e")],
+    ]
+    one, same, other = (made({"optim": SGD}, tasks=tasks, complete=True)[0].runs[0] for tasks in models)
+    assert signature(one) == signature(same)
+    assert signature(one) != signature(other)
+
+
+def _stacked_equal_alone(changes, tasks=TASKS):
     # Adam's step count goes on for a task that is absent in a step of a stack; SGD has none, and is exact with holes
     complete = changes.get("optim", {}).get("optimizer") != "SGD"
-    together = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
-    alone = [made(changes, seed=s, complete=complete)[0] for s in (1, 2)]
+    together = [made(changes, tasks, seed=s, complete=complete)[0] for s in (1, 2)]
+    alone = [made(changes, tasks, seed=s, complete=complete)[0] for s in (1, 2)]
     runs = [r for members in together for r in members.runs]
     assert len({signature(r) for r in runs}) == 1
     assert signature(runs[0]) is not None
