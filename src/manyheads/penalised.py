@@ -16,12 +16,11 @@ from .model import Model
 from .penalties import Penalty
 
 
-def corresponding(model: Model, on: str, biases: bool) -> Iterator[tuple[str, ...]]:
-    """Names of weights that correspond to each other: one tuple per place, an entry per task (or one, where shared).
+def corresponding(model: Model, on: str) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Weights that correspond to each other, place by place: the tasks, and a name per task (one name, where shared).
 
     Args:
         on: one of `penalties.PLACES`.
-        biases: vectors too.
     """
     own: set[str] = set()
     for path, module in model.sharing.named_modules(prefix="sharing"):
@@ -32,16 +31,16 @@ def corresponding(model: Model, on: str, biases: bool) -> Iterator[tuple[str, ..
             places = list(zip(*of_task, strict=True))
             own |= {name for place in places for name in place}
             if on in ("copies", "all"):
-                yield from places
+                yield from ((tuple(module), place) for place in places)
     weights = dict(model.named_parameters())
     if on in ("shared", "all"):
-        yield from ((n,) for n in weights if n.startswith("sharing.") and n not in own)
+        yield from (((), (n,)) for n in weights if n.startswith("sharing.") and n not in own)
     if on in ("heads", "all"):
-        alike: dict[tuple[str, torch.Size], list[str]] = {}
-        for key in model.heads.keys_of.values():
-            for name, _, _ in leaves(model.heads._modules[key]):  # type: ignore[arg-type]
-                alike.setdefault((name, weights[f"heads.{key}.{name}"].shape), []).append(f"heads.{key}.{name}")
-        yield from map(tuple, alike.values())
+        alike: dict[tuple[str, torch.Size], dict[str, str]] = {}
+        for task, key in model.heads.keys_of.items():
+            for name, _, _ in leaves(model.heads[task]):
+                alike.setdefault((name, weights[f"heads.{key}.{name}"].shape), {})[task] = f"heads.{key}.{name}"
+        yield from ((tuple(place), tuple(place.values())) for place in alike.values())
 
 
 class Penalised:
@@ -52,17 +51,21 @@ class Penalised:
     Args:
         model: its weights as they are now are the start that deviations are counted from.
         penalties: those of the run; the sharing scheme's own come first.
+
+    Raises:
+        ConfigError: a penalty of the run finds nothing to act on.
     """
 
     def __init__(self, model: Model, penalties: Iterable[Penalty] = ()) -> None:
+        penalties = list(penalties)
         self.penalties = [*model.sharing.penalties, *penalties]
         self.runs = False
         weights = dict(model.named_parameters())
         self.places: list[tuple[Penalty, tuple[str, ...]]] = [
-            (penalty, names)
+            (penalty.among(tasks, tuple(model.tasks)), names)
             for penalty in self.penalties
             if penalty.strength and "features" not in penalty.places
-            for names in corresponding(model, penalty.on, penalty.biases)
+            for tasks, names in corresponding(model, penalty.on)
             if penalty.biases or weights[names[0]].dim() > 1
         ]
         self.start = {
@@ -70,6 +73,13 @@ class Penalised:
             for i, (penalty, names) in enumerate(self.places)
             if penalty.of == "start"
         }
+        for penalty in penalties:
+            bound = {names for p, names in self.places if type(p) is type(penalty) and p.on == penalty.on}
+            if penalty.strength and "features" not in penalty.places and not bound:
+                raise ConfigError(
+                    f"The penalty `{word(type(penalty))}` should have weights to act on. This model has none where "
+                    f"`on: {penalty.on}` looks; try {', '.join(p for p in penalty.places if p != penalty.on)}."
+                )
         self.on_features = [p for p in self.penalties if "features" in p.places and p.strength]
 
     @classmethod

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 from torch import Tensor
 
 PLACES = ("copies", "heads", "shared", "all")
+BETWEEN = ("copies", "heads")
+"""The places of penalties between tasks."""
 FROM = ("zero", "mean", "start")
 STEPS = ("prox", "loss")
 
@@ -33,12 +36,14 @@ class Penalty(ABC):
         biases: vectors (biases, norms) too.
 
     Raises:
-        ValueError: a negative strength, an unknown word.
+        ValueError: a negative strength, an unknown word, a proximal step on deviations from a mean that it would move.
     """
 
     places: ClassVar[tuple[str, ...]] = PLACES
     """Where it can be applied; ``features`` stands for pairs of shared and private features."""
     steps: ClassVar[tuple[str, ...]] = STEPS
+    keeps_mean: ClassVar[bool] = True
+    """Whether the proximal step of tasks whose mean is 0 has mean 0: else it is not the step of R(W - mean)."""
 
     def __init__(
         self, strength: float = 1e-3, *, on: str | None = None, of: str = "zero", step: str | None = None,
@@ -50,6 +55,12 @@ class Penalty(ABC):
         for name, value, known in (("on", on, self.places), ("of", of, FROM), ("step", step, self.steps)):
             if value not in known:
                 raise ValueError(f"`{name}` should be one of {', '.join(known)}. Found `{value}`.")
+        if of == "mean" and step == "prox" and not self.keeps_mean:
+            raise ValueError(
+                "`of: mean` should go with `step: loss` here: deviations from a mean sum to 0, so they are hardly ever "
+                "sparse, and this proximal step would move the mean. For sparse differences use pairwisel1, dirty, "
+                "robust or outlier."
+            )
         self.strength, self.on, self.of, self.step, self.biases = strength, on, of, step, biases
 
     @abstractmethod
@@ -59,6 +70,14 @@ class Penalty(ABC):
     @abstractmethod
     def prox(self, w: Tensor, t: float) -> Tensor:
         """argmin_V 1/2 ||V - W||^2 + t R(V), of W's shape; runs under `torch.func.vmap`."""
+
+    def among(self, tasks: Sequence[str], every: Sequence[str]) -> Penalty:
+        """This penalty for a stack of these tasks, in this order; itself, where it does not matter who is who.
+
+        Args:
+            every: all tasks of the model.
+        """
+        return self
 
     def new_epoch(self, w: Tensor, start: Tensor) -> Tensor:
         """Where deviations from the start are counted from in the next epoch; the start itself by default."""
