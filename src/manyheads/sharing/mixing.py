@@ -150,7 +150,7 @@ class Mixing(Sharing):
     def _tell(self, task: str, a: Tensor, trace: Trace) -> None:
         gate: Any = self.gates[task]
         trace.add(self.strength * gate.penalty(a).mean(), task)
-        for label, value in zip(self.labels, gate.expected(a), strict=True):
+        for label, value in zip(self.labels, gate.expected(), strict=True):
             trace.note(task, label, value)
 
     def widths(self, task: str) -> list[int]:
@@ -232,9 +232,9 @@ class _Fraction(nn.Module):
     def forward(self) -> Tensor:
         return _Within.apply(self.a)
 
-    def expected(self, a: Tensor) -> Tensor:
+    def expected(self) -> Tensor:
         """The fractions without chance."""
-        return a
+        return self.a.clamp(0, 1)
 
 
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
@@ -255,7 +255,7 @@ class _HardConcrete(nn.Module):
 
     def forward(self) -> Tensor:
         if not self.training:
-            return self.expected(self.log_alpha)
+            return self.expected()
         u = torch.rand_like(self.log_alpha)
         return self._shared(torch.sigmoid((torch.logit(u) + self.log_alpha) / BETA))
 
@@ -263,7 +263,7 @@ class _HardConcrete(nn.Module):
         """P(z > 0), the probability that the task uses weights of its own at all."""
         return torch.sigmoid(self.log_alpha - BETA * math.log(-LOW / HIGH))
 
-    def expected(self, a: Tensor) -> Tensor:
+    def expected(self) -> Tensor:
         """The fractions without chance."""
         return self._shared(torch.sigmoid(self.log_alpha))
 
