@@ -282,3 +282,70 @@ def test_a_browser_paints_the_page(tmp_path):
     assert pixels[..., :3].std() > 0.03
     for part in range(4):
         assert pixels[part * 450:(part + 1) * 450, :, :3].std() > 0.01
+
+
+def with_use(report, use):
+    """The report with what a scheme noted: task -> label -> one number per epoch."""
+    more = tuple(Record(epoch=epoch, step=epoch, split="sharing", task=task, metric=label, value=value)
+                 for task, own in use.items() for label, course in own.items() for epoch, value in enumerate(course))
+    return report.model_copy(update={"history": History(records=(*report.history, *more)), "notes": {}})
+
+
+def course(start, end, epochs=31):
+    return [start + (end - start) * epoch / (epochs - 1) for epoch in range(epochs)]
+
+
+USE = {"IQ": {"expert 1": course(0.5, 0.9), "expert 2": course(0.5, 0.1)},
+       "married": {"expert 1": course(0.5, 0.25), "<b>from</b> IQ": [None, *course(0.0, -0.4, 30)]}}
+
+
+def section(page, name):
+    return re.search(rf'<section aria-labelledby="{name}">.*?</section>', page, re.S)[0]
+
+
+def test_who_uses_what_is_a_heat_map_of_the_chosen_epoch():
+    report = with_use(REPORTS["train"], USE)
+    page = render([report])
+    found = section(page, "use")
+    epoch = max((r for r in report.history if r.metric == "skill"), key=lambda r: r.value).epoch + 1
+    text = words(found)
+    assert f"in epoch {epoch}, the best" in text
+    rows = [re.findall(r"<t[dh][^>]*>(?:<bdi>)?([^<]*)", row) for row in re.findall(r"<tr>.*?</tr>", found, re.S)]
+    assert rows[0][1:3] == ["expert 1", "expert 2"]
+    expected = USE["IQ"]["expert 1"][epoch - 1]
+    assert rows[1] == ["IQ", f"{expected:.3f}", f"{1 - expected:.3f}", "\u2013"]
+    assert rows[2][0] == "married"
+    assert rows[2][2] == "\u2013"
+    assert rows[2][3].startswith("\u2212")
+    assert found.count('class="spark"') == 4
+    assert "from \u22120.400 (bottom) to 0.900 (top)" in text
+    assert "<b>from" not in page
+    assert outside(page) == []
+
+
+def test_where_nothing_was_noted_nobody_uses_anything():
+    assert 'id="use"' not in render([REPORTS["train"]])
+    unknown = with_use(REPORTS["train"], {"IQ": {"expert 1": [None, None]}})
+    assert 'id="use"' not in render([unknown])
+
+
+def test_one_epoch_has_no_course():
+    found = section(render([with_use(REPORTS["one"], {"y": {"own share": [0.3]}})]), "use")
+    assert "0.30" in words(found)
+    assert "spark" not in found
+    assert "bottom" not in found
+
+
+def test_what_was_noted_leaves_the_curves_as_they_were():
+    plain = REPORTS["train"].model_copy(update={"notes": {}})
+    noted = with_use(plain, {name: {"loss": [9.0] * 31, "skill": [9.0] * 31, "r2": [9.0] * 31} for name in CARD})
+    assert section(render([noted]), "curves") == section(render([plain]), "curves")
+
+
+def test_a_crowd_that_uses_much_stays_a_small_page():
+    labels = [f"from assay {index:03d}" for index in range(139)]
+    use = {name: dict.fromkeys(labels, course(0.1, 0.7, 40)) for name in CROWD}
+    page = render([with_use(REPORTS["crowd"], use)])
+    assert len(page.encode()) < 600_000
+    assert "Shown: 60 of 139 rows and 40 of 139 columns" in words(page)
+    assert "spark" not in section(page, "use")

@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from manyheads.report import figures
-from manyheads.report.words import block, number
+from manyheads.report.words import block, decimals, number
 
 _COLUMNS, _ROWS, _SHORT = 40, 60, 12
+_COURSES = 240
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class Note:
     rows: tuple[Row, ...] = ()
     text: str = ""
     left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What tasks take from where, and how that came about: task -> a small line per column, from `low` to `high`."""
+
+    note: Note
+    sparks: Mapping[str, Sequence[Markup | None]]
+    low: str
+    high: str
 
 
 def note(name: str, value: Any) -> list[Note]:
@@ -71,6 +82,35 @@ def note(name: str, value: Any) -> list[Note]:
     return [Note(name, text=block(value, 200))]
 
 
+def use(courses: Mapping[str, Mapping[str, Sequence[tuple[float, float | None]]]], epoch: float | None) -> Use | None:
+    """Who uses what: the numbers of one epoch as a heat map, each with its course where there is one.
+
+    Args:
+        courses: task -> label -> (epoch, value).
+        epoch: which one; a label without a number there, and None, takes the last it has.
+    """
+    labels = list(dict.fromkeys(label for own in courses.values() for label in own))
+    if not labels:
+        return None
+    table = {task: [_at(own.get(label, ()), epoch) for label in labels] for task, own in courses.items()}
+    known = [v for own in courses.values() for course in own.values() for _, v in course if v is not None]
+    low, high = min([0.0, *known]), max([0.0, *known])
+    several = any(len(course) > 1 for own in courses.values() for course in own.values())
+    drawn = several and len(table) * len(labels) <= _COURSES
+    sparks = {
+        task: [figures.spark([v for _, v in own.get(label, ())], low, high) if own.get(label) else None
+               for label in labels]
+        for task, own in courses.items()
+    } if drawn else {}
+    drawing = _matrix("Who uses what", labels, table, max(2, decimals(known)))
+    return Use(drawing, sparks, number(low), number(high))
+
+
+def _at(course: Sequence[tuple[float, float | None]], epoch: float | None) -> float | None:
+    last = next((v for _, v in reversed(course) if v is not None), None)
+    return next((v for e, v in course if e == epoch and v is not None), last)
+
+
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
@@ -101,10 +141,12 @@ def _courses(name: str, table: Mapping[Any, Sequence[Any]]) -> Note:
     return Note(name, ("first", "lowest", "highest", "last"), tuple(rows), left_out=_left_out(len(table), 0))
 
 
-def _matrix(name: str, columns: Sequence[str], table: Mapping[Any, Sequence[Any]]) -> Note:
+def _matrix(
+    name: str, columns: Sequence[str], table: Mapping[Any, Sequence[Any]], places: int | None = None
+) -> Note:
     kept = {key: item[:_COLUMNS] for key, item in list(table.items())[:_ROWS]}
     top = _top([value for item in kept.values() for value in item]) or 1.0
-    rows = tuple(Row(str(key), tuple((number(value), abs(value or 0.0) / top) for value in item))
+    rows = tuple(Row(str(key), tuple((number(value, places), abs(value or 0.0) / top) for value in item))
                  for key, item in kept.items())
     return Note(name, tuple(columns[:_COLUMNS]), rows, left_out=_left_out(len(table), len(columns)))
 

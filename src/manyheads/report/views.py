@@ -236,6 +236,23 @@ class View:
         return found
 
     @property
+    def use(self) -> notes.Use | None:
+        """What each task takes from where, as the sharing scheme noted it in the epoch of `used`."""
+        found: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
+        for (label, split, task), series in self._series.items():
+            if split == "sharing" and task is not None and _known(series):
+                found.setdefault(task, {})[label] = series
+        order = {name: found[name] for name in dict.fromkeys([*self.tasks, *found]) if name in found}
+        return notes.use(order, self.used)
+
+    @property
+    def used(self) -> float | None:
+        """The epoch that "who uses what" shows: the chosen one, else the last of the history."""
+        epochs = [record.epoch + 1 for record in self.report.history if record.split == "sharing"]
+        chosen = self.chosen
+        return chosen[0] if chosen and chosen[0] in epochs else max(epochs, default=None)
+
+    @property
     def notes(self) -> list[notes.Note]:
         """What was recorded: the notes, and each task's weight over the epochs where the history has it."""
         found = [part for name, value in self.report.notes.items() for part in notes.note(name, value)]
@@ -272,6 +289,7 @@ class View:
         found = [("verdict", "Verdict", self.comparison is not None), ("tasks", "Tasks", bool(self.report.tasks)),
                  ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
                  ("scores", "Scores", bool(self.report.scores)),
+                 ("use", "Who uses what", self.use is not None),
                  ("notes", "What the methods recorded", bool(self.notes)),
                  ("settings", "Settings", bool(self.report.settings)),
                  ("environment", "Environment", bool(self.report.environment))]
