@@ -82,7 +82,7 @@ class Dirty(_Split):
         knots, order = torch.cat([size, size - box], 1).sort(1, descending=True)
         rate = torch.where(order < size.shape[1], 1.0, -1.0).to(w.dtype)
         area, rate = (rate * knots).cumsum(1), rate.cumsum(1)
-        within = ((area - rate * knots) <= t).sum(1, keepdim=True) - 1
+        within = ((area - rate * knots) <= t).sum(1, keepdim=True).clamp(min=1) - 1
         area, rate = area.gather(1, within), rate.gather(1, within)
         theta = ((area - t) / rate.clamp(min=1)).clamp(min=0)
         u = rows.sign() * (size - theta).clamp(min=0, max=box)
