@@ -20,8 +20,11 @@ class ESMM(Sharing):
 
     P_t(x) = P_{t-1}(x) p_t(x), P_1 = p_1, with p_t = sigmoid(head_t(tower_t(shared(x)))) the probability of event t
     given event t - 1, and P_t that of all events up to t, over all rows: p_ctcvr = p_ctr p_cvr. The loss of task t is
-    that of P_t; p_t is learned without a loss of its own, and therefore free of the selection of the rows in which
+    that of P_t, over all rows; p_t has no loss of its own, and is not learned from the selected rows alone in which
     event t - 1 took place. In logits, a = logit P_{t-1} and b = logit p_t: logit P_t = -log(e^-a + e^-b + e^-(a+b)).
+
+    This alone does not make p_t free of selection (Wang et al., ESCM2, 2022), and p_t learns slowly where event t - 1
+    is rare: compare it with a task of its own on the selected rows (`where`) under `hard`.
 
     A task after the first thus means "and": its label should be known for all rows, 0 wherever the event before did
     not happen. A label that is missing in a row teaches nothing there; do not restrict the task to the rows of the
