@@ -126,7 +126,8 @@ class Selectors(nn.Module):
         numbers = numbers.unflatten(-1, (self.k, 1 + self.n_bits))
         ones = smooth_step(numbers[..., 1:], self.gamma)
         r = torch.ones_like(numbers[..., :1])
-        for bit in ones.split(1, -1):  # code i, then code i + 2^j
+        for j in range(self.n_bits):
+            bit = ones[..., j : j + 1]  # code i, then code i + 2^j
             r = torch.cat([r * (1 - bit), r * bit], -1)
         n = self.n_experts
         r = r[..., :n] + nn.functional.pad(r[..., n:], (0, 2 * n - r.shape[-1]))
