@@ -34,11 +34,11 @@ class Hierarchical(Sharing):
         ValueError: no stage would be a task's own, or none shared.
 
     Reference:
-        Liu, Qiu, Huang: Recurrent neural network for text classification with multi-task learning, 2016 (layers of a
-        task's own and shared ones, coupled).
+        Kaiser, Gomez, Shazeer, Vaswani, Parmar, Jones, Uszkoreit: One model to learn them all, 2017.
 
     Differs from the paper:
-        Nothing of the inputs passes the own stages by, and the shared stages are on top alone.
+        There, own input nets belong to kinds of input (text, images, sound); here to tasks, which may read the same
+        rows.
     """
 
     min_stages = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from ..copies import Copies, stack
 from ..data import Inputs
 from ..encoders import Encoder
 from ..tasks import Task
-from . import Features, Sharing, Trace, by_task, depth_of, depths_of, hand
+from . import Beside, Features, Sharing, Trace, by_task, depth_of, depths_of, hand
 from .hard import outline
 
 Groups = Sequence[Sequence[str]]
@@ -151,9 +152,11 @@ class Tree(Sharing):
         for copies, here in zip(self.copies, self.branches[len(seen) : top + 1], strict=False):
             way = {here[t]: below[t] for t in tasks if t in here}
             read = {branch: self._view(trace, branch, under, given[under]) for branch, under in way.items()}
-            given = _grown(copies, read, trace is not None and trace.apart)  # type: ignore[arg-type]
+            given = _grown(copies, read, given, trace is not None and trace.apart)  # type: ignore[arg-type]
             seen.append(given)
             below = here
+        if list(given) == list(tasks) and all(self.depths[t] == (top,) for t in tasks):
+            return given  # each has the last stage to itself: their features lie side by side already
         features = {}
         for task in tasks:
             branches = [self.branches[d][task] for d in self.depths[task]]
@@ -172,10 +175,17 @@ class Tree(Sharing):
         return outline(self.depths, self.branches)
 
 
-def _grown(copies: Copies, read: Mapping[str, Features], apart: bool) -> dict[str, Features]:
-    """What each of these branches gives for what it reads: one pass, or apart a pass each."""
+def _grown(copies: Copies, read: Mapping[str, Features], given: Mapping[str, Features], apart: bool) -> dict[str, Any]:
+    """What each of these branches gives for what it reads: one pass, or apart a pass each.
+
+    Args:
+        given: what the stage below gave: read as it lies there where each branch goes straight on.
+    """
     if apart or len(read) == 1:
         return {branch: copies[branch](z) for branch, z in read.items()}
     names, inputs = tuple(read), list(read.values())
-    common = all(z is inputs[0] for z in inputs)
-    return by_task(names, copies(inputs[0] if common else stack(inputs), names, not common))
+    if all(z is inputs[0] for z in inputs):
+        return by_task(names, copies(inputs[0], names))
+    straight = len(inputs) == len(given) and all(z is y for z, y in zip(inputs, given.values(), strict=True))
+    whole = given.whole if straight and isinstance(given, Beside) else stack(inputs)
+    return by_task(names, copies(whole, names, own_input=True))
