@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import manyheads as mh
 from manyheads.catalog import index
 from manyheads.cli import main
 from manyheads.results import Report
@@ -124,6 +125,20 @@ def test_the_plan_and_the_penalties_are_told_at_the_start(capsys):
     assert "Penalty l2, strength 0.01: heads of one shape; by a proximal step after each update." in said
     assert main(["check", "-c", "run.yaml"]) == 0
     assert "Penalty" not in capsys.readouterr().out
+
+
+def test_a_learner_takes_words_and_words_with_settings():
+    tasks = [mh.Regression("height"), mh.Binary("clicked")]
+    penalties = ["l2", {"name": "l2", "on": "heads", "strength": 50.0, "biases": True}]
+    frame = rows().drop(columns=["weight", "bought", "kind"])
+    sizes = {}
+    for given in ((), penalties):
+        learner = mh.Learner(tasks, sharing={"name": "soft", "strength": 0.1}, penalties=given, members=1, max_epochs=3)
+        learner.fit(frame)
+        assert learner.spec.model.sharing.settings == {"strength": 0.1}
+        assert [p.name for p in learner.spec.optim.penalties] == ["l2"] * len(given)
+        sizes[len(given)] = sum(float(p.abs().sum()) for p in learner.model_.heads["height"].parameters())
+    assert sizes[2] < 0.5 * sizes[0]
 
 
 @pytest.mark.parametrize(
