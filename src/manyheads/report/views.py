@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
@@ -235,7 +236,7 @@ class View:
             found.append(Course(name, metric, value, epoch, number(last, places), number(last_loss)))
         return found
 
-    @property
+    @cached_property
     def use(self) -> notes.Use | None:
         """What each task takes from where, as the sharing scheme noted it in the epoch of `used`."""
         found: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
@@ -245,7 +246,7 @@ class View:
         order = {name: found[name] for name in dict.fromkeys([*self.tasks, *found]) if name in found}
         return notes.use(order, self.used)
 
-    @property
+    @cached_property
     def used(self) -> float | None:
         """The epoch that "who uses what" shows: the chosen one, else the last of the history."""
         epochs = [record.epoch + 1 for record in self.report.history if record.split == "sharing"]
