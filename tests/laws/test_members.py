@@ -118,7 +118,12 @@ SOFT = {"name": "soft", "penalty": "pairwise", "strength": 2.0}
 SCHEMES = [{"model": {"sharing": {"name": s.word, **s.settings}}, "optim": SGD} for s in catalogue(Sharing)]
 PULLS = [{"model": {"sharing": SOFT | {"step": step}}, "optim": SGD} for step in ("prox", "loss", "literal")] + [
     {"optim": SGD | {"penalties": [{"name": p, "on": "shared", "strength": 0.1, "step": step}]}}
-    for p in ("l2", "l2sp", "successive")
+    for p in ("l2", "l2sp", "successive", "l1", "l21", "linf1", "trace")
+    for step in ("prox", "loss")
+]
+PULLS += [
+    {"model": {"sharing": {"name": "soft", "penalty": p, "strength": 0.1, "step": step}}, "optim": SGD}
+    for p in ("graph", "trace", "pairwisel1", "dirty", "outlier")  # robust: the same loop as outlier, and slower
     for step in ("prox", "loss")
 ]
 

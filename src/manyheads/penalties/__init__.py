@@ -23,6 +23,10 @@ class Penalty(ABC):
     nearly 0), and an optimiser that rescales gradients does not rescale it. `step="loss"` adds strength * R(W) to the
     loss instead.
 
+    With plain SGD this leads to the minimum of loss + strength * R. With Adam it does not, as AdamW's weight decay does
+    not: Adam moves each weight by about the learning rate however small its gradient is, so that the strength counts
+    against 1, not against the loss's gradient. Take SGD where the minimum itself is wanted.
+
     Shape:
         W (tasks, ...): what each task has in the same place, side by side; (1, ...) for weights that tasks share.
 
