@@ -188,7 +188,7 @@ def run_net(data: Data, method: str, quick: bool) -> quality.Cell:
     if method == POOLED and len(data.tables) == 1:
         return {"skipped": "the tasks of one table have no target in common"}
     try:
-        if not quick and method not in (SINGLE, POOLED) and (seconds := _foreseen(data, spec)) > LIMIT:
+        if not quick and method not in (DEFAULT, SINGLE, POOLED) and (seconds := _foreseen(data, spec)) > LIMIT:
             return {"skipped": f"about {seconds:.0f} s per split"}
         start = time.process_time()
         found: dict[str, Any] = {}
@@ -210,11 +210,14 @@ def run_net(data: Data, method: str, quick: bool) -> quality.Cell:
 
 def _foreseen(data: Data, spec: RunSpec) -> float:
     """Seconds that a run would take, as its first steps tell."""
-    few = {"trainer": spec.trainer.model_copy(update={"max_steps": FIRST})}
-    net = data.net(spec.model_copy(update=few))
-    start = time.process_time()
-    quality.train([net])
-    return (time.process_time() - start) / FIRST * net.sampler.n_steps * EPOCHS
+    took = {}
+    for steps in (1, 1 + FIRST):  # what both have in common, such as validation, is not a step
+        few = {"trainer": spec.trainer.model_copy(update={"max_steps": steps})}
+        net = data.net(spec.model_copy(update=few))
+        start = time.process_time()
+        quality.train([net])
+        took[steps] = time.process_time() - start
+    return (took[1 + FIRST] - took[1]) / FIRST * net.sampler.n_steps * EPOCHS
 
 
 def _single(data: Data, spec: RunSpec) -> dict[str, Any]:

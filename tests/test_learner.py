@@ -87,9 +87,10 @@ def test_columns_of_predictions_may_not_collide():
         mh.Learner([Binary("y", target="buy"), Regression("y__prob", target="amount")]).fit(table())
 
 
-def test_seeing_other_tasks_is_refused_until_a_scheme_feeds_it():
-    with pytest.raises(mh.ConfigError, match="no sharing scheme here feeds it"):
-        mh.Learner([Binary("buy", sees=("amount",)), Regression("amount")], **QUICK).fit(table())
+def test_a_task_that_sees_another_is_compared_with_itself_alone():
+    learner = mh.Learner([Binary("buy", sees=("amount",)), Regression("amount")], **QUICK)
+    found = learner.compare(table(), repeats=2, baselines=())
+    assert set(found.tasks) == {"buy", "amount"}
 
 
 def test_a_monotone_copy_of_a_target_is_refused():

@@ -37,8 +37,14 @@ def signature(training: Training) -> Hashable | None:
     layout = tuple((len(b.tasks), b.stacked) for b in blocks_of(training))
     groups = [{k: v for k, v in g.items() if k != "params"} for g in training.optimizer.param_groups]
     scheduler = None if training.scheduler is None else repr(sorted(map(str, training.scheduler.state_dict().items())))
-    kinds = repr(model).replace("\n", "")
+    kinds = repr(model).replace("\n", "") + repr([_numbers(m) for m in model.modules()])
     by_step = training.schedule_each == "step" or settings.max_steps is not None
     size = (training.sampler.batch_size, training.sampler.n_steps if by_step else None)
     moves = (type(training.optimizer), repr(groups), scheduler, repr(training.penalties))
     return (shapes, kinds, layout, *moves, size, settings.model_dump_json())
+
+
+def _numbers(module: torch.nn.Module) -> dict[str, float]:
+    """The settings of a module that are numbers: they may change what it computes without a change of shape."""
+    hidden = {"training", "call_super_init", "dump_patches"}
+    return {k: v for k, v in vars(module).items() if isinstance(v, int | float) and k not in hidden}

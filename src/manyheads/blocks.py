@@ -59,6 +59,19 @@ class Head(nn.Linear):
             self.bias.copy_(torch.tensor(self.start))
 
 
+class BatchedLinear(nn.Linear):
+    """`torch.nn.Linear` that also takes several sets of weights at once: (n, out, in) for x (n, ..., in)."""
+
+    several = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 2:
+            return nn.functional.linear(x, self.weight, self.bias)
+        flat = x.flatten(1, -2) if x.dim() > 3 else x
+        bias = self.bias.unsqueeze(-2) if self.bias.dim() == 2 else self.bias
+        return torch.baddbmm(bias, flat, self.weight.mT).unflatten(1, x.shape[1:-1])
+
+
 class Dropout(nn.Module):
     """`torch.nn.Dropout` from 16 random bits per unit: the same to 1 / 65,536, and a multiple faster on a processor.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy as np
 from . import baselines, metrics
 from .blocks import seed_of
 from .build import Prepared, make_training, prepare, split_parts
+from .catalog import make
 from .data import Taskset
 from .evaluate import Result, measure, results
 from .members import Members
 from .parallel import run_over
+from .penalties import Penalty
 from .results import Comparison, Method
 from .spec import Part, RunSpec
 from .statistics import Change, from_draws, paired_draws
@@ -172,7 +174,7 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
                     table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None
                 }
                 one.singles[task.name] = make_training(
-                    alone, layouts, [task], mine, _only(valid, task.name), seed=one.seed
+                    alone, layouts, [replace(task, sees=())], mine, _only(valid, task.name), seed=one.seed
                 )
                 whole.append(one.singles[task.name])
         runs = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
@@ -189,11 +191,14 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
 
 def _alone(spec: RunSpec, batch_size: int) -> RunSpec:
     """The run of a single task: the joint model's batch size, nothing that speaks of other tasks."""
+    made = [make(Penalty, p.name, p.settings) for p in spec.optim.penalties]  # type: ignore[type-abstract]
+    own = tuple(p for p, one in zip(spec.optim.penalties, made, strict=True) if one.on in ("shared", "heads", "all"))
     plain = {"weights": {}, "mode": "proportional", "schedule": "joint", "batch_size": batch_size}
     return spec.model_copy(
         update={
+            "model": spec.model.model_copy(update={"sharing": Part(name="hard")}),
             "sampling": spec.sampling.model_copy(update=plain),
-            "optim": spec.optim.model_copy(update={"balance": Part(name="equal")}),
+            "optim": spec.optim.model_copy(update={"balance": Part(name="equal"), "penalties": own}),
         }
     )
 

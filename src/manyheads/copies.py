@@ -31,6 +31,8 @@ def side_by_side(
 ) -> Any:
     """One module with n sets of weights, in one batched computation.
 
+    A module with an attribute ``several`` computes with (n, ...) weights as they are; any other goes through `vmap`.
+
     Args:
         weights: by the module's own names, each (n, ...).
         x: what the module reads; where each set of weights has an input of its own, with a first dimension n.
@@ -40,6 +42,14 @@ def side_by_side(
     Returns:
         What the module gives, every tensor with a first dimension n.
     """
+    if isinstance(module, nn.Sequential):
+        for name, stage in module.named_children():
+            own = {n.removeprefix(f"{name}."): w for n, w in weights.items() if n.startswith(f"{name}.")}
+            if own or own_input:
+                x, own_input = side_by_side(stage, own, x, own_input), True
+            else:
+                x = stage(x)
+        return x if own_input else stack([x] * len(next(iter(weights.values()))))
     places = list(leaves(module)) if places is None else places
 
     def one(weights: dict[str, Tensor], x: Any) -> Any:
@@ -52,6 +62,8 @@ def side_by_side(
             for (_, holder, key), value in zip(places, before, strict=True):
                 holder._parameters[key] = value
 
+    if getattr(module, "several", False) and isinstance(x, Tensor):  # it takes them as they are, which is faster
+        return one(dict(weights), x if own_input else x.expand(len(next(iter(weights.values()))), *x.shape))
     return vmap(one, in_dims=(0, 0 if own_input else None), randomness="different")(dict(weights), x)
 
 

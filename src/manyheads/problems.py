@@ -274,6 +274,7 @@ def of_words(spec: RunSpec) -> list[str]:
     from .balance import Balance
     from .encoders import Encoder
     from .objectives import Objective
+    from .penalties import Penalty
     from .sharing import Sharing
 
     places: list[tuple[str, type, Part, int]] = [
@@ -281,6 +282,7 @@ def of_words(spec: RunSpec) -> list[str]:
         ("model.sharing", Sharing, spec.model.sharing, 2),
         ("optim.balance", Balance, spec.optim.balance, 0),
         ("optim.objective", Objective, spec.optim.objective, 0),
+        *((f"optim.penalties[{i}]", Penalty, part, 0) for i, part in enumerate(spec.optim.penalties)),
     ]
     return [problem for place in places for problem in _word(*place)]
 

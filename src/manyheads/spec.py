@@ -42,6 +42,10 @@ def _part(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
+
+
 Word = Annotated[Part, BeforeValidator(_part)]
 
 
@@ -124,7 +128,7 @@ class OptimSpec(Section):
     scheduler: Annotated[SchedulerSpec | None, BeforeValidator(_part)] = None
     balance: Word = Part(name="equal")
     objective: Word = Part(name="supervised")
-    penalties: tuple[Word, ...] = ()
+    penalties: Annotated[tuple[Word, ...], BeforeValidator(_one_or_several)] = ()
     """What weights should be like, beside what the sharing scheme asks for itself."""
 
     @property

@@ -377,7 +377,8 @@ class Stack:
         return found
 
     def _slice(self, i: int) -> dict[str, Tensor]:
-        return {n: v.detach()[i].clone() for n, v in (self._by_name() | self.buffers).items()}
+        every = self._by_name() | self.buffers
+        return {n: every[n].detach()[i].clone() for n in self.template.state_dict()}
 
     def _by_name(self) -> dict[str, Tensor]:
         """All stacked weights by the model's own names: leaves, or views of leaves."""

@@ -325,8 +325,8 @@ class Training:
                 self.best_states[name] = state
                 improved.append(name)
         mean = sum(skills) / len(skills) if skills else None
-        for name, own in self.use.items():
-            for label, number in own.items():
+        for name in self.tasks:
+            for label, number in self.use.get(name, {}).items():
                 self._record("sharing", name, label, number)
         self._record("valid", None, "skill", mean)
         if self.best.improved(mean, self.epoch):

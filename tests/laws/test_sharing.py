@@ -93,7 +93,7 @@ def _used_by(model, x, task):
 def _in_order(pair, tasks):
     """A scheme for which the order of tasks has a meaning, with this one as its setting."""
     scheme, encoder = pair
-    if setting := getattr(scheme.cls, "ordered", None):
+    if setting := scheme.cls.ordered:
         order = _model(pair, tasks).sharing.order
         scheme = replace(scheme, settings={**scheme.settings, setting: order})
     return scheme, encoder
@@ -119,6 +119,8 @@ def test_a_further_task_leaves_the_others_bit_equal(pair):
     few, more = _model(pair, tasks), _model(pair, [find(Task, "regression")("new"), *tasks, find(Task, "count")("n")])
     a, b = _named(few), _named(more)
     assert all(torch.equal(a[k], b[k]) for k in a)
+    if pair[0].cls.entangled:
+        return
     x = _x(pair)
     for task in few.tasks:
         assert torch.equal(few(x)[task], more(x)[task]), task

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Dropout, Named
+from ..blocks import BatchedLinear, Dropout, Named
 from . import Encoder, Layout
 
 
@@ -65,7 +65,7 @@ class _Codes(nn.Module):
         self.cardinalities = list(cardinalities)
         self.weight = nn.Parameter(torch.empty(sum(cardinalities), width))
         starts = torch.tensor([0, *cardinalities[:-1]]).cumsum(0)
-        self.register_buffer("starts", starts, persistent=False)  # all columns are looked up in one table
+        self.register_buffer("starts", starts)  # all columns are looked up in one table
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -96,9 +96,11 @@ def _numeric_embedding(word: str, layout: Layout, d_embedding: int) -> nn.Module
 class Block(nn.Module):
     """One hidden stage: [h, x] -> [act(W [h]) (+ h), x], where x is the linear path, passed on untouched."""
 
+    several = True
+
     def __init__(self, d_in: int, d_hidden: int, d_path: int, activation: str, dropout: float, residual: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(d_in, d_hidden)
+        self.linear = BatchedLinear(d_in, d_hidden)
         self.activation = getattr(nn, ACTIVATIONS[activation])()
         self.dropout = Dropout(dropout) if dropout else None
         self.d_path, self.residual = d_path, residual and d_in == d_hidden

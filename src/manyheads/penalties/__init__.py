@@ -90,21 +90,21 @@ class Penalty(ABC):
     @final
     def loss(self, w: Tensor, start: Tensor | None = None) -> Tensor:
         """strength * R of what `of` says."""
-        return self.strength * self.value(w - self._centre(w, start))
+        return self.strength * self.value(w if self.of == "zero" else w - self._centre(w, start))
 
     @final
     def shrunk(self, w: Tensor, lr: float, start: Tensor | None = None) -> Tensor:
         """W after the proximal step; its centre (the mean over tasks, the start) stays where it is."""
+        if self.of == "zero":
+            return self.prox(w, lr * self.strength)
         centre = self._centre(w, start)
         return centre + self.prox(w - centre, lr * self.strength)
 
-    def _centre(self, w: Tensor, start: Tensor | None) -> Tensor | float:
+    def _centre(self, w: Tensor, start: Tensor | None) -> Tensor:
         if self.of == "mean":
             return w.mean(0, keepdim=True)
-        if self.of == "start":
-            assert start is not None
-            return start
-        return 0.0
+        assert start is not None
+        return start
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(vars(self).items()))})"

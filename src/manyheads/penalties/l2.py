@@ -27,7 +27,7 @@ class L2(Penalty):
         return w / (1 + 2 * t)
 
 
-class Mean(L2):
+class Mean(Penalty):
     """Pull tasks to their mean: R(W) = sum_k ||W_k - mean||^2, whose strength does not grow with the number of tasks.
 
     The proximal step is W_k <- mean + (W_k - mean) / (1 + 2 t). Without it tasks are independent; with an infinite
@@ -42,7 +42,13 @@ class Mean(L2):
     def __init__(
         self, strength: float = 1.0, *, on: str | None = None, step: str | None = None, biases: bool = False
     ) -> None:
-        super().__init__(strength, on=on, of="mean", step=step, biases=biases)
+        super().__init__(strength, on=on, step=step, biases=biases)
+
+    def value(self, w: Tensor) -> Tensor:
+        return (w - w.mean(0)).square().sum()
+
+    def prox(self, w: Tensor, t: float) -> Tensor:
+        return torch.lerp(w, w.mean(0).expand_as(w), 2 * t / (1 + 2 * t))
 
 
 class Pairwise(Mean):

@@ -85,6 +85,10 @@ class Sharing(nn.Module, ABC):
     """An encoder of fewer stages cannot be shared in this way, with the default settings."""
     attaches: ClassVar[bool] = False
     """Whether heads can be attached to an earlier stage than the last."""
+    ordered: ClassVar[str | None] = None
+    """The setting that says in which order tasks stand, where that matters."""
+    entangled: ClassVar[bool] = False
+    """Whether what a task gets is made from other tasks' own parts from the start: a further task changes it."""
     penalties: Sequence[Penalty] = ()
     """Penalties that are part of the scheme, such as the coupling of soft sharing."""
     links: Mapping[str, tuple[str, ...]] = {}

@@ -50,7 +50,7 @@ class AITM(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
-    ordered: ClassVar[str] = "order"
+    ordered: ClassVar[str | None] = "order"
     """The setting by which the order of tasks, where it has a meaning, does not depend on how they are listed."""
 
     def __init__(

@@ -51,7 +51,7 @@ class ESMM(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
-    ordered: ClassVar[str] = "chain"
+    ordered: ClassVar[str | None] = "chain"
     """The setting by which the order of tasks, where it has a meaning, does not depend on how they are listed."""
 
     def __init__(

@@ -16,6 +16,9 @@ class Hard(Sharing):
     A task may be attached to an earlier stage than the last (`attach`), or to several; asked alone, it runs no stage
     above the highest it reads, and its loss reaches none.
 
+    Cost:
+        1 trunk, one pass: what all others are measured by.
+
     Reference:
         Caruana: Multitask learning, 1997.
     """

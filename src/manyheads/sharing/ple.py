@@ -49,6 +49,7 @@ class PLE(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    entangled: ClassVar[bool] = True  # what is common is mixed from all tasks' experts
 
     def __init__(
         self,

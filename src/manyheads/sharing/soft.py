@@ -78,11 +78,12 @@ class Soft(Sharing):
     def _pull(self, tasks: Sequence[str], trace: Trace) -> None:
         """R of each of these tasks with all others held where they are."""
         trace.uncut()
+        pull = self.literal.among(self.tasks, self.tasks)  # type: ignore[union-attr]
         for weights in (w for copies in self.copies for w in copies.weights().values()):  # type: ignore[operator]
             for task in tasks:
                 k = self.tasks.index(task)
                 alone = torch.cat([weights[:k].detach(), weights[k : k + 1], weights[k + 1 :].detach()])
-                trace.add(self.literal.loss(alone), task)  # type: ignore[union-attr]
+                trace.add(pull.loss(alone), task)
 
     def widths(self, task: str) -> list[int]:
         return [self.lower.widths[-1]]
