@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
@@ -210,6 +211,7 @@ def run_net(data: Data, method: str, quick: bool) -> quality.Cell:
     try:
         if not quick and method not in (DEFAULT, SINGLE, POOLED) and (seconds := _foreseen(data, spec)) > LIMIT:
             return {"skipped": f"about {seconds:.0f} s per split"}
+        torch.manual_seed(data.seed)  # dropout of nets that are trained together
         start = time.process_time()
         found: dict[str, Any] = {}
         held: dict[str, Result] = {}
