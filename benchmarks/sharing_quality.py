@@ -3,7 +3,8 @@
 Every scheme of the catalogue (or those that are listed) on the same splits, beside single-task nets, one net for all
 tasks (pooled), the library's defaults, and simple models. On each split the scheme is chosen by what its members say of
 the rows that they held out (for `landmine` by log loss: a fold has two to six mines of a field, and of an AUC chance
-would choose), never by the test part; "chosen" is what that scheme gets on the test part.
+would choose; so decided after two of the reported splits had been seen), never by the test
+part; "chosen" is what that scheme gets on the test part.
 
 * ``school``: 139 schools, 75/25 within schools; explained variance over all test rows, 1 - Var(y - p) / Var(y).
 * ``parkinsons``: 42 patients, one task each (total UPDRS from test time and voice; motor UPDRS, its near copy, is left
