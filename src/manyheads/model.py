@@ -340,7 +340,9 @@ class Ensemble(nn.Module):
         others = {t: None for group, yes in zip(groups, linear, strict=True) if not yes for t in group}
         others |= {t: None for t in needed if t in base.linked}
 
-        def one(sharing: dict[str, Tensor], heads: dict[str, dict[str, Tensor]]) -> tuple[list[Any], Any, Any]:
+        def one(
+            sharing: dict[str, Tensor], heads: dict[str, dict[str, Tensor]], _: Tensor
+        ) -> tuple[list[Any], Any, Any]:
             inner = Trace()  # what is made inside `vmap` may leave it as a result only
             inner.apart = trace is not None and trace.apart
             features = functional_call(base.sharing, sharing, (x, needed, table, inner))
@@ -350,7 +352,8 @@ class Ensemble(nn.Module):
 
         sharing = {name: values[i] for name, i in self._of_sharing.items()}
         heads = {t: {name: values[i] for name, i in self._of_head[t].items()} for t in others}
-        results, aux, use = vmap(one, randomness="different")(sharing, heads)
+        each = torch.arange(self.n_members)  # where nothing below the heads learns, there is no weight to map over
+        results, aux, use = vmap(one, randomness="different")(sharing, heads, each)
         if trace is not None:
             trace.cut = None  # members have no activations of their own outside `vmap`
             trace.aux |= {task: value.mean(0) for task, value in aux.items()}

@@ -135,10 +135,12 @@ class Stack:
         for run in self.runs:
             run.finished = run.finished or run.epoch >= run.n_epochs
             run.tell("on_start")
-        while self.active:
-            ended = self.epoch()
-            if tell is not None and ended:
-                tell(ended)
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.runs[0].rng)  # dropout as its seed says, whatever ran before
+            while self.active:
+                ended = self.epoch()
+                if tell is not None and ended:
+                    tell(ended)
 
     def epoch(self) -> int:
         """One epoch of every run that goes on; returns how many came to their end."""
@@ -299,9 +301,11 @@ class Stack:
         inside = {n: w for n, w in ungrouped.items() if not n.startswith("heads.")}
         heads = {n: w for n, w in ungrouped.items() if n.startswith("heads.")}
 
+        pairing = bool(self.penalties.on_features) and not noting
+
         def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> tuple[list[Any], Noted]:
             sharing = {n.removeprefix("sharing."): w for n, w in state.items()}
-            trace = Trace()  # what is made inside `vmap` may leave it as a result only
+            trace = Trace(noting=noting, pairing=pairing)  # what is made inside `vmap` may leave it as a result only
             features = functional_call(base.sharing, sharing, (x, tasks, self.table, trace))
             results = base.inside(groups, tasks, features, partial(apart, heads), trace)
             if noting:

@@ -113,6 +113,23 @@ def test_runs_stacked_equal_runs_one_by_one(changes, float64):
     _stacked_equal_alone(changes)
 
 
+def test_runs_stacked_do_not_depend_on_what_was_drawn_before():
+    histories = []
+    for before in (0, 17):
+        members, _ = made({"model": {"members": 2, "encoder": {"name": "tabular", "dropout": 0.5}}})
+        torch.manual_seed(before)
+        run_all(members.runs)
+        histories.append(members.runs[0].history)
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("penalties", [[], [{"name": "mean", "on": "heads"}]])
+def test_members_of_a_linear_model(penalties):
+    members, rows = made({"model": {"members": 3, "encoder": {"n_layers": 0}}, "optim": {"penalties": penalties}})
+    members.run()
+    assert set(run(members.model, rows)) == set(members.tasks)
+
+
 SGD = {"optimizer": "SGD", "lr": 0.05}
 SOFT = {"name": "soft", "penalty": "pairwise", "strength": 2.0}
 SCHEMES = [{"model": {"sharing": {"name": s.word, **s.settings}}, "optim": SGD} for s in catalogue(Sharing)]
@@ -130,7 +147,7 @@ PULLS += [
 
 @pytest.mark.parametrize("changes", [*SCHEMES, *PULLS], ids=str)
 def test_every_scheme_and_penalty_stacked_equals_alone(changes, float64):
-    _stacked_equal_alone(changes)
+    _stacked_equal_alone(merged(changes, {"model": {"members": 2}, "trainer": {"max_epochs": 3}}))
 
 
 SEEING = [Binary("b", sees=("rare", "a")), Regression("a"), Regression("rare"), Count("c", sees="b")]

@@ -135,8 +135,8 @@ def test_cross_stitch_is_its_formula(encoder, settings):
 def test_one_step_of_mixing():
     mix = Mix(("a", "b"), own=0.9)
     with torch.no_grad():
-        mix.moved["a"]["b"].by.fill_(0.2)  # alpha_ab = 0.1 + 0.2
-        mix.moved["b"]["b"].by.fill_(-0.5)  # alpha_bb = 0.9 - 0.5
+        mix.moved["a"].by[0, 1].fill_(0.2)  # alpha_ab = 0.1 + 0.2
+        mix.moved["b"].by[0, 1].fill_(-0.5)  # alpha_bb = 0.9 - 0.5
     x = torch.tensor([[[1.0, 2.0]], [[10.0, 20.0]]])
     torch.testing.assert_close(mix(x, ("a", "b")), torch.tensor([[[3.9, 7.8]], [[4.1, 8.2]]]))
     torch.testing.assert_close(mix.shares(("b",)), torch.tensor([[0.1, 0.4]]))
@@ -198,10 +198,10 @@ def test_the_gradient_of_a_weight_is_that_of_the_formula():
     x, g = rows(), torch.randn(7, 6)
     (scheme(x, NAMES)["a"] * g).sum().backward()
     z = scheme.lower.stages[0](x)
-    for j in NAMES:
+    for i, j in enumerate(NAMES):
         expected = (scheme.copies[0][j](z) * g).sum()  # d/d alpha_aj of <g, sum_j alpha_aj x_j>
-        assert scheme.mixes[0].moved["a"][j].by.grad.item() == pytest.approx(expected.item(), abs=1e-12)
-        assert scheme.mixes[0].moved["b"][j].by.grad.item() == 0
+        assert scheme.mixes[0].moved["a"].by.grad[0, i].item() == pytest.approx(expected.item(), abs=1e-12)
+        assert scheme.mixes[0].moved["b"].by.grad[0, i].item() == 0
 
 
 def test_a_trace_tells_who_reads_from_whom():

@@ -48,7 +48,7 @@ class Mean(Penalty):
         return (w - w.mean(0)).square().sum()
 
     def prox(self, w: Tensor, t: float) -> Tensor:
-        return torch.lerp(w, w.mean(0).expand_as(w), 2 * t / (1 + 2 * t))
+        return torch.lerp(w, w.mean(0).expand_as(w), 1 - 1 / (1 + 2 * t))
 
 
 class Pairwise(Mean):

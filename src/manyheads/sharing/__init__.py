@@ -30,12 +30,14 @@ class Trace:
         apart: heads are computed one by one and no loss reaches another's, so that the graph tells whose is whose.
         aux: auxiliary losses that a scheme wants to be minimised, by the task whose presence they depend on ("" for
             those of all tasks).
+        noting, pairing: whether `use` and `pairs` are wanted; a step of training wants neither by itself.
         use: task -> what a scheme would like to be seen in the report, by a label: the share of an expert, a mixing
             coefficient; a scalar, or one number per row (batch,).
         pairs: (shared features, private features) that belong together, for penalties on features.
     """
 
-    def __init__(self, cut: bool = False) -> None:
+    def __init__(self, cut: bool = False, noting: bool = True, pairing: bool = True) -> None:
+        self.noting, self.pairing = noting, pairing
         self.cut: dict[str, list[tuple[Tensor, Tensor]]] | None = {} if cut else None
         self.apart = cut
         self.aux: dict[str, Tensor] = {}
@@ -64,7 +66,8 @@ class Trace:
 
     def note(self, task: str, label: str, value: Tensor) -> None:
         """Something to be seen: a scalar, or a number per row (batch,)."""
-        self.use.setdefault(task, {})[label] = value.detach()
+        if self.noting:
+            self.use.setdefault(task, {})[label] = value.detach()
 
 
 class Sharing(nn.Module, ABC):

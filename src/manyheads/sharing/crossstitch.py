@@ -49,6 +49,7 @@ class CrossStitch(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    entangled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,9 +63,10 @@ class CrossStitch(Sharing):
         super().__init__(encoder, tasks)
         if per not in ("stage", "channel"):
             raise ValueError(f"`per` should be stage or channel. Found `{per}`.")
-        self.lower, copies, widths = columns(encoder, self.tasks, from_stage)
+        self.everyone = tuple(sorted(self.tasks))  # sums depend on the order, and nothing may depend on that of tasks
+        self.lower, copies, widths = columns(encoder, self.everyone, from_stage)
         self.copies = nn.ModuleList(copies)
-        self.mixes = nn.ModuleList(Mix(self.tasks, own, channels=w if per == "channel" else 1) for w in widths)
+        self.mixes = nn.ModuleList(Mix(self.everyone, own, channels=w if per == "channel" else 1) for w in widths)
 
     def forward(
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None
@@ -72,7 +74,7 @@ class CrossStitch(Sharing):
         z = run(self.lower, x, table)
         if not self.copies:
             return {task: hand(trace, task, z) for task in tasks}
-        given, _ = stitched(self.copies, self.mixes, z, self.tasks)
+        given, _ = stitched(self.copies, self.mixes, z, self.everyone)
         tell(self.mixes, tasks, trace)
         return last_mix(self.mixes[-1], given[-1], tasks, trace)
 
@@ -109,12 +111,11 @@ class Mix(nn.Module):
             raise ValueError(f"`own` should be between 0 and 1. Found {own}.")
         self.tasks, self.n_subspaces = tuple(tasks), n_subspaces
         self.other = (1 - own) / (len(tasks) - 1) if len(tasks) > 1 else 0.0
-        shape = (n_subspaces, n_subspaces, channels)
-        self.moved = Named({i: Named({j: Moved(shape) for j in tasks}) for i in tasks})
+        self.moved = Named({task: Moved((n_subspaces, len(tasks), n_subspaces, channels)) for task in tasks})
 
     def alpha(self, tasks: Sequence[str]) -> Tensor:
         """The rows of these tasks (tasks, subspaces, copies, subspaces, channels)."""
-        moved = self._moved(tasks)
+        moved = torch.stack([self.moved[task].by for task in tasks])  # type: ignore[misc]
         return self._start(moved, tasks) + moved
 
     def shares(self, tasks: Sequence[str]) -> Tensor:
@@ -130,18 +131,11 @@ class Mix(nn.Module):
         return mixed.movedim(-1, 2) if is_map else mixed
 
     def _mixed(self, x: Tensor, tasks: Sequence[str]) -> Tensor:
+        alpha = self.alpha(tasks)
+        if alpha[0, :, 0].numel() == 1:  # one number per pair of tasks: a product of matrices
+            return (alpha.flatten(1) @ x.flatten(1)).view(-1, *x.shape[1:])
         parts = in_parts(x, self.n_subspaces)
-        moved = self._moved(tasks)
-        # sum_j alpha_ij x_j = (sum_j alpha_ij) x_1 + sum_j alpha_ij (x_j - x_1): exact where all copies are alike
-        rows = torch.eye(self.n_subspaces, dtype=x.dtype, device=x.device).unsqueeze(-1) + moved.sum(2)
-        first = torch.einsum("istc,b...tc->ib...sc", rows, parts[0])
-        alpha = self._start(moved, tasks) + moved
-        others = torch.einsum("isjtc,jb...tc->ib...sc", alpha, parts - parts[:1])
-        return (first + others).flatten(-2)[..., : x.shape[-1]]
-
-    def _moved(self, tasks: Sequence[str]) -> Tensor:
-        rows = [torch.stack([self.moved[i][j].by for j in self.tasks], 1) for i in tasks]  # type: ignore[index]
-        return torch.stack(rows)
+        return torch.einsum("isjtc,jb...tc->ib...sc", alpha, parts).flatten(-2)[..., : x.shape[-1]]
 
     def _start(self, like: Tensor, tasks: Sequence[str]) -> Tensor:
         between = torch.eye(len(self.tasks), dtype=like.dtype, device=like.device)
@@ -216,7 +210,7 @@ def last_mix(mix: nn.Module, x: Features, tasks: Sequence[str], trace: Trace | N
 
 def tell(mixes: Iterable[nn.Module], tasks: Sequence[str], trace: Trace | None) -> None:
     """Let it be seen how much these tasks read from whom, the mean over stages."""
-    if trace is None:
+    if trace is None or not trace.noting:
         return
     every = list(mixes)
     with torch.no_grad():

@@ -78,7 +78,7 @@ class ESMM(Sharing):
         for before, task in pairwise(self.order):
             if task in outputs:
                 joined[task] = both(joined[before], outputs[task])
-                if trace is not None:
+                if trace is not None and trace.noting:
                     trace.note(task, "conditional", torch.sigmoid(outputs[task]).squeeze(-1))
         return joined
 

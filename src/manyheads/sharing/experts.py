@@ -131,7 +131,7 @@ def tell(
     trace: Trace | None, asked: Sequence[str], tasks: Sequence[str], shares: Tensor, labels: Sequence[str]
 ) -> None:
     """Note the share of each expert for those of these tasks that are asked; shares (tasks, ..., experts)."""
-    if trace is not None:
+    if trace is not None and trace.noting:
         for task, own in zip(tasks, shares, strict=True):
             for i, label in enumerate(labels if task in asked else ()):
                 trace.note(task, label, own[..., i])
@@ -259,7 +259,7 @@ class Level(nn.Module):
         read = shared_read if own_read is None else own_read
         shares = self.shares(tasks, read, own_read is not None)
         tell(trace, tasks, tasks, shares, [prefix + label for label in self.labels])
-        if trace is not None and shared is not None and own is not None:
+        if trace is not None and trace.pairing and shared is not None and own is not None:
             common = vector(_mean(shared))
             trace.pairs += [(common, vector(part(_mean(own), k))) for k in range(len(tasks))]
         return self.mixed(shares, shared, own)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..blocks import Named
 from ..copies import Copies, leaves, part, side_by_side, stack
 from ..data import Inputs
 from ..encoders import Encoder
@@ -117,7 +116,7 @@ class Mixing(Sharing):
         self.labels = [f"fraction shared{label}" for label in labels]
         self.entry = {name: labels.index(label) for (name, _, _), label in zip(self._places, of, strict=True)}
         n = len(labels)
-        self.gates = Named(
+        self.gates = Copies(
             {t: _HardConcrete(n, start) if penalty == "l0" else _Fraction(n, start, penalty) for t in self.tasks}
         )
 
@@ -125,33 +124,32 @@ class Mixing(Sharing):
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None
     ) -> dict[str, Features]:
         z = run(self.lower, x, table)
-        a = {task: self.gates[task]() for task in tasks}
         if trace is not None:
             trace.uncut()  # the shared weights of a mixture have no activation of their own
-            for task in tasks:
-                self._tell(task, a[task], trace)
             if trace.apart:
-                return {task: part(self._mixed(z, (task,), a), 0) for task in tasks}
-        return by_task(tasks, self._mixed(z, tasks, a))
+                return {task: part(self._mixed(z, (task,), trace), 0) for task in tasks}
+        return by_task(tasks, self._mixed(z, tasks, trace))
 
-    def _mixed(self, z: Features, tasks: Sequence[str], a: Mapping[str, Tensor]) -> Features:
+    def _mixed(self, z: Features, tasks: Sequence[str], trace: Trace | None) -> Features:
         """What the mixed stages give these tasks, side by side."""
         weights = self.own.weights(tasks)
-        share = torch.stack([a[t] for t in tasks])
+        gate: Any = self.gates[tasks[0]]  # it does the arithmetic of all
+        (raw,) = self.gates.weights(tasks).values()
+        share = gate.drawn(raw)
+        if trace is not None:
+            self._tell(tasks, self.strength * gate.penalty(raw, share).mean(1), gate.expected(raw), trace)
         for name, module, key in self._places:
-            own = weights[name]
-            a_k = share[:, self.entry[name]].view(-1, *[1] * (own.dim() - 1))
-            weights[name] = a_k * module._parameters[key] + (1 - a_k) * own  # type: ignore[operator]  # exact at 0 and 1
+            weights[name] = _Mixture.apply(share[:, self.entry[name]], module._parameters[key], weights[name])
         if self.own.batchable and len(tasks) > 1:
             return side_by_side(self.own[tasks[0]], weights, z, own_input=False)
         each = [{name: w[i] for name, w in weights.items()} for i in range(len(tasks))]
         return stack([functional_call(self.own[t], w, (z,)) for t, w in zip(tasks, each, strict=True)])
 
-    def _tell(self, task: str, a: Tensor, trace: Trace) -> None:
-        gate: Any = self.gates[task]
-        trace.add(self.strength * gate.penalty(a).mean(), task)
-        for label, value in zip(self.labels, gate.expected(), strict=True):
-            trace.note(task, label, value)
+    def _tell(self, tasks: Sequence[str], cost: Tensor, expected: Tensor, trace: Trace) -> None:
+        for task, own, fractions in zip(tasks, cost.unbind(), expected, strict=True):
+            trace.add(own, task)
+            for label, value in zip(self.labels, fractions, strict=True) if trace.noting else ():
+                trace.note(task, label, value)
 
     def widths(self, task: str) -> list[int]:
         return [self.lower.widths[-1]]
@@ -198,6 +196,27 @@ class _Begin(nn.Module):
                     copy.copy_(begin)
 
 
+class _Mixture(torch.autograd.Function):
+    """a_k W + (1 - a_k) W_k for a (tasks,), W (...), W_k (tasks, ...); exact at 0 and 1, in few passes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, shared: Tensor, own: Tensor) -> Tensor:
+        return torch.lerp(own, shared.expand_as(own), a.view(-1, *[1] * shared.dim()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, shared, own = ctx.saved_tensors
+        flat = g.flatten(1)
+        of_a = flat @ shared.flatten() - (flat.unsqueeze(1) @ own.flatten(1).unsqueeze(2)).flatten()
+        return of_a, (a @ flat).view(shared.shape), g * (1 - a).view(-1, *[1] * shared.dim())
+
+
 class _Within(torch.autograd.Function):
     """clamp(a, 0, 1); at the border and beyond a gradient passes if a step against it leads inwards."""
 
@@ -223,18 +242,26 @@ class _Fraction(nn.Module):
     def __init__(self, n: int, start: float, penalty: str) -> None:
         super().__init__()
         self.a = nn.Parameter(torch.empty(n))
-        self.start, self.penalty = start, PENALTIES[penalty]
+        self.start, self.of = start, PENALTIES[penalty]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.a, self.start)
 
     def forward(self) -> Tensor:
-        return _Within.apply(self.a)
+        return self.drawn(self.a)
 
-    def expected(self) -> Tensor:
+    def drawn(self, raw: Tensor) -> Tensor:
+        """The fractions that hold in a step, from the parameters."""
+        return _Within.apply(raw)
+
+    def penalty(self, raw: Tensor, drawn: Tensor) -> Tensor:
+        """A number per fraction."""
+        return self.of(drawn)
+
+    def expected(self, raw: Tensor) -> Tensor:
         """The fractions without chance."""
-        return self.a.clamp(0, 1)
+        return raw.clamp(0, 1)
 
 
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
@@ -254,18 +281,21 @@ class _HardConcrete(nn.Module):
         nn.init.constant_(self.log_alpha, math.log(s / (1 - s)))
 
     def forward(self) -> Tensor:
+        return self.drawn(self.log_alpha)
+
+    def drawn(self, raw: Tensor) -> Tensor:
+        """The fractions that hold in a step, from the parameters."""
         if not self.training:
-            return self.expected()
-        u = torch.rand_like(self.log_alpha)
-        return self._shared(torch.sigmoid((torch.logit(u) + self.log_alpha) / BETA))
+            return self.expected(raw)
+        return self._shared(torch.sigmoid((torch.logit(torch.rand_like(raw)) + raw) / BETA))
 
-    def penalty(self, a: Tensor) -> Tensor:
+    def penalty(self, raw: Tensor, drawn: Tensor) -> Tensor:
         """P(z > 0), the probability that the task uses weights of its own at all."""
-        return torch.sigmoid(self.log_alpha - BETA * math.log(-LOW / HIGH))
+        return torch.sigmoid(raw - BETA * math.log(-LOW / HIGH))
 
-    def expected(self) -> Tensor:
+    def expected(self, raw: Tensor) -> Tensor:
         """The fractions without chance."""
-        return self._shared(torch.sigmoid(self.log_alpha))
+        return self._shared(torch.sigmoid(raw))
 
     @staticmethod
     def _shared(s: Tensor) -> Tensor:

@@ -89,8 +89,9 @@ class MTAN(Sharing):
                 attended, shown = attention((u,), tasks)
             else:
                 attended, shown = attention((_repeated(u, len(tasks)), attended), tasks, True)
-            for task, mask in zip(tasks, shown if trace is not None else (), strict=trace is not None):
-                trace.note(task, f"mask of stage {self.first + i}", mask)  # type: ignore[union-attr]
+            if trace is not None and trace.noting:
+                for task, mask in zip(tasks, shown, strict=True):
+                    trace.note(task, f"mask of stage {self.first + i}", mask)
         return attended
 
     def widths(self, task: str) -> list[int]:

@@ -57,6 +57,7 @@ class Sluice(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    entangled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,10 +74,11 @@ class Sluice(Sharing):
             raise ValueError(
                 f"`n_subspaces` should be at least 1 and `last` between 0 and 1. Found {n_subspaces}, {last}."
             )
-        self.lower, copies, widths = columns(encoder, self.tasks, from_stage)
+        self.everyone = tuple(sorted(self.tasks))  # sums depend on the order, and nothing may depend on that of tasks
+        self.lower, copies, widths = columns(encoder, self.everyone, from_stage)
         self.n_subspaces = n_subspaces
         self.copies = nn.ModuleList(copies)
-        self.mixes = nn.ModuleList(Mix(self.tasks, own, n_subspaces) for _ in widths)
+        self.mixes = nn.ModuleList(Mix(self.everyone, own, n_subspaces) for _ in widths)
         self.read = [i for i, w in enumerate(widths) if w == widths[-1]]
         self.beta = Named({task: Beta(len(self.read), last) for task in self.tasks if len(self.read) > 1})
 
@@ -86,7 +88,7 @@ class Sluice(Sharing):
         z = run(self.lower, x, table)
         if not self.copies:
             return {task: hand(trace, task, z) for task in tasks}
-        given, mixed = stitched(self.copies, self.mixes, z, self.tasks)
+        given, mixed = stitched(self.copies, self.mixes, z, self.everyone)
         self._tell(given, tasks, trace)
         top = last_mix(self.mixes[-1], given[-1], tasks, trace)
         if not self.beta:
@@ -94,12 +96,12 @@ class Sluice(Sharing):
         earlier = [mixed[i] for i in self.read[:-1]]
         beta = [self.beta[task].weight for task in tasks]
         if trace is None or not trace.apart:
-            rows = [self.tasks.index(task) for task in tasks]
+            rows = [self.everyone.index(task) for task in tasks]
             below = [stack([part(z, i) for i in rows]) for z in earlier]
             stages = (*below, stack([top[task] for task in tasks]))
             return by_task(tasks, vmap(_read)(torch.stack(beta), stages))  # type: ignore[arg-type]
         return {
-            task: _read(b, (*(trace.hand(task, part(z, self.tasks.index(task))) for z in earlier), top[task]))  # type: ignore[arg-type]
+            task: _read(b, (*(trace.hand(task, part(z, self.everyone.index(task))) for z in earlier), top[task]))  # type: ignore[arg-type]
             for task, b in zip(tasks, beta, strict=True)
         }
 
@@ -108,11 +110,11 @@ class Sluice(Sharing):
             return
         tell(self.mixes, tasks, trace)
         for task in tasks:
-            for at, i in enumerate(self.read if self.beta else ()):
+            for at, i in enumerate(self.read if self.beta and trace.noting else ()):
                 stage = len(self.lower.stages) + i
                 trace.note(task, f"stage {stage}", self.beta[task].weight[at])  # type: ignore[index]
-            for z in given:
-                own: Any = pool(part(z, self.tasks.index(task)), "vector")
+            for z in given if trace.pairing else ():
+                own: Any = pool(part(z, self.everyone.index(task)), "vector")
                 trace.pairs += combinations(in_parts(own, self.n_subspaces).unbind(-2), 2)
 
     def widths(self, task: str) -> list[int]:
