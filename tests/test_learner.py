@@ -89,7 +89,7 @@ def test_columns_of_predictions_may_not_collide():
 
 def test_a_task_that_sees_another_is_compared_with_itself_alone():
     learner = mh.Learner([Binary("buy", sees=("amount",)), Regression("amount")], **QUICK)
-    found = learner.compare(table(), repeats=2, baselines=())
+    found = learner.compare(table(), repeats=2, methods=())
     assert set(found.tasks) == {"buy", "amount"}
 
 

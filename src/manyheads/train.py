@@ -148,8 +148,7 @@ class Training:
 
     def held_out(self) -> dict[str, Result]:
         """Outputs and labels of the validation rows, by the model as it is now; `use` is renewed."""
-        trace = Trace(pairing=False)
-        found = results(self.model, self.valid, trace=trace)
+        found = results(self.model, self.valid, trace=(trace := Trace(pairing=False)))
         self.use = {t: {k: float(v.mean()) for k, v in own.items()} for t, own in trace.use.items()}
         return found
 
@@ -211,8 +210,7 @@ class Training:
 
     def _losses(self, batch: Batch, totals: Mapping[str, float] | None, last: bool, parts: int) -> Losses:
         """The losses of one of a step's parts, the last of which bears the penalties on weights."""
-        pairing = bool(self.penalties and self.penalties.on_features)
-        trace = Trace(self.balance.cut, noting=False, pairing=pairing)
+        trace = Trace(self.balance.cut, noting=False, pairing=bool(self.penalties and self.penalties.on_features))
         with self._autocast():
             losses = self.objective(self.model, batch, trace, totals)
         if self.penalties and (of_features := self.penalties.loss_of_features(trace.pairs)) is not None:

@@ -125,7 +125,13 @@ def test_runs_stacked_do_not_depend_on_what_was_drawn_before():
 
 @pytest.mark.parametrize("penalties", [[], [{"name": "mean", "on": "heads"}]])
 def test_members_of_a_linear_model(penalties):
-    members, rows = made({"model": {"members": 3, "encoder": {"n_layers": 0}}, "optim": {"penalties": penalties}})
+    members, rows = made(
+        {
+            "model": {"members": 3, "encoder": {"n_layers": 0}},
+            "optim": {"penalties": penalties},
+            "trainer": {"precision": "32"},
+        }
+    )
     members.run()
     assert set(run(members.model, rows)) == set(members.tasks)
 

@@ -121,7 +121,7 @@ def test_the_plan_and_the_penalties_are_told_at_the_start(capsys):
     assert main(["check", "-c", "run.yaml", *words]) == 0
     said = capsys.readouterr().out
     assert "Sharing soft:\n  shared stages\n    stages of its own: height\n" in said
-    assert "Penalty mean, strength 1: weights of which each task has its own, their deviation from the mean" in said
+    assert "Penalty mean, strength 1: weights of which each task has its own" in said
     assert "Penalty l2, strength 0.01: heads of one shape; by a proximal step after each update." in said
     assert main(["check", "-c", "run.yaml"]) == 0
     assert "Penalty" not in capsys.readouterr().out
