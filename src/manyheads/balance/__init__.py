@@ -205,8 +205,8 @@ class Weighting(Balance):
     def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
         weights = self.weights(losses)
         total = losses.vector @ weights
-        for extra in losses.aux.values():
-            total = total + extra
+        if losses.aux:
+            total = total + torch.stack(list(losses.aux.values())).sum()
         (total * scale if scale != 1.0 else total).backward()
         self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
 

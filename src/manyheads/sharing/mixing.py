@@ -213,7 +213,7 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, shared, own = ctx.saved_tensors
         flat = g.flatten(1)
-        of_a = flat @ shared.flatten() - (flat.unsqueeze(1) @ own.flatten(1).unsqueeze(2)).flatten()
+        of_a = (flat * (shared.flatten() - own.flatten(1))).sum(1)
         return of_a, (a @ flat).view(shared.shape), g * (1 - a).view(-1, *[1] * shared.dim())
 
 
