@@ -148,13 +148,13 @@ def _json(value: Any) -> Any:
 
 
 def table(word: str) -> str:
-    """A catalogue as a Markdown table: word, what it does, its cost where it says one, paper and year.
+    """A catalogue as a Markdown table: word, what it does, its cost where each says one, paper and year.
 
     Args:
         word: one of `CATALOGUES`.
     """
     found = entries(word)
-    cost = any(entry["cost"] for entry in found.values())
+    cost = all(entry["cost"] for entry in found.values())
     headings = ["word", "what is shared" if word == "sharing" else "what it does", *(["cost"] if cost else []), "paper"]
     rows = [headings, ["---"] * len(headings)]
     for name, entry in found.items():

@@ -30,8 +30,7 @@ class CrossStitch(Sharing):
     What is learnt of alpha is its distance from that start, so that weight decay pulls it there and not to 0.
 
     Cost:
-        K trunks, one batched pass, K^2 weights per stage, each a tensor of its own (with twenty tasks a step takes
-        twice as long as with ``soft``); a task that is asked alone needs all trunks as well.
+        K trunks, one batched pass, and K^2 weights per stage; a task that is asked alone needs all trunks as well.
 
     Args:
         own: weight of a task's own features at the start, between 0 and 1.

@@ -35,8 +35,7 @@ class Sluice(Sharing):
     What is learnt of alpha is its distance from that start, so that weight decay pulls it there and not to 0.
 
     Cost:
-        K trunks, one batched pass, (K S)^2 weights per stage, in a tensor for each pair of tasks; a task that is asked
-        alone needs all trunks as well.
+        K trunks, one batched pass, and (K S)^2 weights per stage; a task that is asked alone needs all trunks as well.
 
     Args:
         n_subspaces: S.
