@@ -133,7 +133,7 @@ def make(contract: type[T], name: str, given: Mapping[str, Any], *first: Any) ->
             raise ConfigError(f"`{name}` has no setting `{key}`. {listed}")
     try:
         return cls(*first, **given)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:  # of a wrong type, say
         raise ConfigError(f"`{name}` cannot be made from these settings: {error}") from error

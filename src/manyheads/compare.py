@@ -115,6 +115,7 @@ def verdicts_of(
 ) -> tuple[Verdicts, list[Method]]:
     """What `compare` rests on: every method's values, and the judgement."""
     n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
+    baselines.check(methods)
     fixed = parts is not None or spec.data.split.kind in ("column", "time")  # there is but one such split
     rounds = []
     shared: Prepared | None = None

@@ -83,10 +83,12 @@ class Copies(Named):
     Args:
         modules: name -> a copy; all of one architecture.
         alike: they start from the same weights (`blocks.initialise`).
+        trunk: they are stages of a net, which tasks may have in common; gates and the like are not.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], alike: bool = True) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], alike: bool = True, trunk: bool = True) -> None:
         super().__init__(modules, alike)
+        self.trunk = trunk
         self.batchable = all(batchable(m) for m in modules.values())
         self.learns = any(True for m in modules.values() for _ in m.parameters())
         """Whether they have parameters at all."""

@@ -54,6 +54,25 @@ class Result:
         return self.output[rows], self.target[rows], known[rows], rows
 
 
+class Seen:
+    """What a sharing scheme wants to be seen, as a mean over all rows that it was asked about."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, trace: Trace, rows: int) -> None:
+        """What a pass over so many rows has told."""
+        for task, own in trace.use.items():
+            for label, value in own.items():
+                entry = self._sums.setdefault(task, {}).setdefault(label, [0.0, 0.0])
+                entry[0] += float(value.mean()) * rows
+                entry[1] += rows
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Task -> label -> mean."""
+        return {task: {k: total / n for k, (total, n) in own.items()} for task, own in self._sums.items()}
+
+
 @torch.no_grad()
 def run(
     model: nn.Module,
@@ -61,13 +80,13 @@ def run(
     tasks: Sequence[str] | None = None,
     table: str | None = None,
     rows: int = 4096,
-    trace: Trace | None = None,
+    seen: Seen | None = None,
 ) -> dict[str, Tensor]:
     """Outputs (rows, units) of these tasks for all rows of a table, in evaluation mode, batch by batch.
 
     Args:
         rows: rows at a time.
-        trace: what the last of these passes tells.
+        seen: takes in what the sharing scheme wants to be seen.
     """
     training = model.training
     model.eval()
@@ -79,7 +98,10 @@ def run(
         for start in range(0, len(taskset), rows):
             index = torch.arange(start, min(start + rows, len(taskset)))
             x = {k: v[index].to(device) if isinstance(v, Tensor) else v[index] for k, v in taskset.inputs.items()}
+            trace = None if seen is None else Trace(pairing=False)
             outputs = model(x, wanted, table, trace) if described is not None else model(x)
+            if seen is not None and trace is not None:
+                seen.add(trace, len(index))
             if not isinstance(outputs, Outputs):
                 outputs = Outputs([((task,), outputs[task], False) for task in wanted])
             for names, output, stacked in outputs.groups:
@@ -95,7 +117,7 @@ def results(
     model: nn.Module,
     tasksets: Mapping[str, Taskset],
     tasks: Sequence[str] | None = None,
-    trace: Trace | None = None,
+    seen: Seen | None = None,
 ) -> dict[str, Result]:
     """Outputs and labels of each task over all tables that may label it; rows in the order of the tables."""
     found: dict[str, list[Result]] = {}
@@ -103,7 +125,7 @@ def results(
         wanted = [t for t in rows.tasks if tasks is None or t in tasks]
         if not wanted or not len(rows):
             continue
-        for task, output in run(model, rows, wanted, table, trace=trace).items():
+        for task, output in run(model, rows, wanted, table, seen=seen).items():
             target, known, _ = rows.labels(task)
             found.setdefault(task, []).append(Result(output, target, known, rows.extra))
     return {task: Result.join(parts) for task, parts in found.items()}

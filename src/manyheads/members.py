@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .alike import signature
 from .callback import Callback
-from .evaluate import Result, results
+from .evaluate import Result, Seen, results
 from .faults import DataError
 from .files import quoted, to_bytes, write_atomically
 from .model import Ensemble, Model
@@ -112,6 +112,7 @@ class Members:
         assert all(isinstance(m, Model) for m in models)
         ensemble = Ensemble(models)  # type: ignore[arg-type]
         self.model = ensemble
+        self._tell_use()
         if self.folder is None:
             return
         write_atomically(self.folder / "best.ckpt", to_bytes({"model": ensemble.state_dict(), "epoch": self.epoch}))
@@ -120,6 +121,18 @@ class Members:
             if len(states) == len(self.runs):
                 path = self.folder / f"best-{quoted(task)}.ckpt"
                 write_atomically(path, to_bytes({"model": ensemble.stacked(states), "epoch": self.epoch}))
+
+    def _tell_use(self) -> None:
+        """What the sharing of the final members shows (each keeps an epoch of its own), as the last of the history."""
+        seen = Seen()
+        for run in self.runs:
+            results(run.model, run.valid, seen=seen)
+        means = seen.means()
+        if means and not any(r.split == "sharing" and r.epoch == self.epoch for r in self.history):
+            for task in self.tasks:
+                for label, value in means.get(task, {}).items():
+                    where = {"epoch": self.epoch, "step": self.step}
+                    self.history.append(Record(**where, split="sharing", task=task, metric=label, value=value))
 
     def held_out(self) -> dict[str, Result]:
         """Outputs of each row by the members that did not learn from it, beside the labels."""

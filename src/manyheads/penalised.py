@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from .blocks import Named
 from .catalog import word
 from .copies import Copies, leaves
 from .faults import ConfigError
@@ -24,12 +25,14 @@ def corresponding(model: Model, on: str) -> Iterator[tuple[tuple[str, ...], tupl
     """
     own: set[str] = set()
     for path, module in model.sharing.named_modules(prefix="sharing"):
-        if isinstance(module, Copies) and set(module) <= set(model.tasks):
+        if not isinstance(module, Named) or not set(module) <= set(model.tasks):
+            continue
+        own |= {f"{path}.{name}" for name, _, _ in leaves(module)}  # gates and the like are not shared either
+        if isinstance(module, Copies) and module.trunk:
             of_task = [
                 [f"{path}.{key}.{name}" for name, _, _ in leaves(module[t])] for t, key in module.keys_of.items()
             ]
             places = list(zip(*of_task, strict=True))
-            own |= {name for place in places for name in place}
             if on in ("copies", "all"):
                 yield from ((tuple(module), place) for place in places)
     weights = dict(model.named_parameters())
@@ -121,9 +124,11 @@ class Penalised:
         if not pairs:
             raise ConfigError(
                 f"The penalty `{word(type(self.on_features[0]))}` needs shared features with private ones beside them. "
-                "The sharing scheme has none; use cgc, ple, mixing or sluice, or remove the penalty."
+                "The sharing scheme has none as it is set; use cgc or ple with own experts, or sluice with two "
+                "subspaces or more, or remove the penalty."
             )
-        return torch.stack([p.loss(torch.stack(pair)) for p in self.on_features for pair in pairs]).mean()
+        each = [torch.stack([p.loss(torch.stack(pair)) for pair in pairs]).mean() for p in self.on_features]
+        return torch.stack(each).sum()
 
     @torch.no_grad()
     def prox(self, weights: Mapping[str, Tensor], lr: float) -> None:

@@ -197,6 +197,10 @@ class RunFolder(Callback):
         self._append("events.jsonl", _lines(training.events[events:]))
         self._written = [len(training.history), len(training.events)]
 
+    def on_end(self, training: Training) -> None:
+        """Append what came with the end: what the sharing of the final model shows."""
+        self.on_epoch(training)
+
     def log(self, text: str) -> None:
         """Lines into log.txt, each with the time of day."""
         if self.path.is_dir():

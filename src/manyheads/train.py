@@ -16,7 +16,7 @@ from .blocks import fitting_threads, seed_of
 from .callback import Callback
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
-from .evaluate import Result, Skill, measure, results
+from .evaluate import Result, Seen, Skill, measure, results
 from .faults import DataError, Diverged
 from .files import link_atomically, plain_values, quoted, to_bytes, write_atomically
 from .model import Model
@@ -148,8 +148,8 @@ class Training:
 
     def held_out(self) -> dict[str, Result]:
         """Outputs and labels of the validation rows, by the model as it is now; `use` is renewed."""
-        found = results(self.model, self.valid, trace=(trace := Trace(pairing=False)))
-        self.use = {t: {k: float(v.mean()) for k, v in own.items()} for t, own in trace.use.items()}
+        found = results(self.model, self.valid, seen=(seen := Seen()))
+        self.use = seen.means()
         return found
 
     # -- one epoch
@@ -214,7 +214,7 @@ class Training:
         with self._autocast():
             losses = self.objective(self.model, batch, trace, totals)
         if self.penalties and (of_features := self.penalties.loss_of_features(trace.pairs)) is not None:
-            losses.aux["penalties on features"] = of_features
+            losses.aux["\0features"] = of_features
         if parts > 1:
             losses.aux = {name: value / parts for name, value in losses.aux.items()}
         if (
@@ -222,7 +222,7 @@ class Training:
             and last
             and (of_weights := self.penalties.loss(self._weights)) is not None
         ):
-            losses.aux["penalties"] = of_weights
+            losses.aux["\0weights"] = of_weights
         return losses
 
     def _look(self, batch: Batch, *how: Any) -> Any:

@@ -9,10 +9,12 @@ import torch
 from cases import catalogue
 
 from manyheads.alike import signature
+from manyheads.blocks import Named
 from manyheads.build import make_training, prepare, split_parts
-from manyheads.evaluate import run
+from manyheads.evaluate import Seen, results, run
 from manyheads.members import Members, folds
 from manyheads.parallel import run_over
+from manyheads.penalised import corresponding
 from manyheads.sharing import Sharing
 from manyheads.spec import RunSpec, merged
 from manyheads.stacked import run_all
@@ -121,6 +123,37 @@ def test_runs_stacked_do_not_depend_on_what_was_drawn_before():
         run_all(members.runs)
         histories.append(members.runs[0].history)
     assert histories[0] == histories[1]
+
+
+def test_what_is_seen_last_is_of_the_members_that_were_kept():
+    members, _ = made({"model": {"members": 3, "sharing": "mmoe"}})
+    members.run()
+    seen = Seen()
+    for one in members.runs:
+        results(one.model, one.valid, seen=seen)
+    last = [r for r in members.history if r.split == "sharing" and r.epoch == members.epoch]
+    assert last
+    assert {(r.task, r.metric): r.value for r in last} == {
+        (task, label): value for task, own in seen.means().items() for label, value in own.items()
+    }
+    gates = {t: sum(r.value for r in last if r.task == t) for t in members.tasks}
+    assert all(total == pytest.approx(1.0, abs=1e-6) for total in gates.values())
+
+
+def test_own_parts_are_not_shared():
+    """A penalty on shared weights leaves alone what one task owns, gates and transfers included."""
+    for word in ("aitm", "crossstitch", "mmoe", "cgc", "soft"):
+        training, _ = made({"model": {"members": 1, "sharing": word}})
+        tasks = set(training.tasks)
+        own = {
+            id(p)
+            for m in training.model.sharing.modules()
+            if isinstance(m, Named) and set(m) <= tasks
+            for p in m.parameters()
+        }
+        weights = dict(training.model.named_parameters())
+        shared = [n for _, names in corresponding(training.model, "shared") for n in names]
+        assert not {id(weights[n]) for n in shared} & own
 
 
 @pytest.mark.parametrize("penalties", [[], [{"name": "mean", "on": "heads"}]])

@@ -125,11 +125,12 @@ def run(
     Raises:
         ConfigError: an unknown word.
     """
-    _check(methods)
+    check(methods)
     return _run(methods, task, _gather(train, task.name), _gather([test], task.name), layouts, seed)
 
 
-def _check(methods: Sequence[str]) -> None:
+def check(methods: Sequence[str]) -> None:
+    """Refuse words that no baseline has (ConfigError)."""
     for method in methods:
         if method not in BASELINES:
             raise ConfigError(f"No baseline is called `{method}`. {hint(method, BASELINES)}")
@@ -234,7 +235,7 @@ def run_all(
     Raises:
         ConfigError: an unknown word.
     """
-    _check(methods)
+    check(methods)
     work = ((methods, task, _gather(train, task.name), _gather([test], task.name), layouts, seed) for task in tasks)
     if n_jobs == 1:
         found: Any = (_run(*arguments) for arguments in work)

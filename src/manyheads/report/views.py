@@ -247,9 +247,17 @@ class View:
         return notes.use(order, self.used)
 
     @cached_property
+    def final(self) -> bool:
+        """Whether the last record of the sharing scheme is of the model that was kept, after the last epoch."""
+        epochs = {own: [r.epoch for r in self.report.history if (r.split == "sharing") == own] for own in (True, False)}
+        return bool(epochs[True] and epochs[False]) and max(epochs[True]) > max(epochs[False])
+
+    @cached_property
     def used(self) -> float | None:
-        """The epoch that "who uses what" shows: the chosen one, else the last of the history."""
+        """The epoch that "who uses what" shows: that of the final model, the chosen one, else the last."""
         epochs = [record.epoch + 1 for record in self.report.history if record.split == "sharing"]
+        if self.final:
+            return max(epochs)
         chosen = self.chosen
         return chosen[0] if chosen and chosen[0] in epochs else max(epochs, default=None)
 

@@ -73,7 +73,7 @@ class DSelectK(Sharing):
         self.lower, experts = above(encoder, self.labels, from_stage)
         self.experts = nn.ModuleList(experts)
         width = self.lower.widths[len(self.lower.stages) - 1] if per_row else None
-        self.gates = Copies({t: Selectors(n_experts, k, gamma, width) for t in self.tasks}, alike=False)
+        self.gates = Copies({t: Selectors(n_experts, k, gamma, width) for t in self.tasks}, alike=False, trunk=False)
 
     def forward(
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None

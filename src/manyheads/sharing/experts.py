@@ -159,7 +159,7 @@ class Level(nn.Module):
         )
         self.stages = list(stages)  # not submodules of this one: the same experts, to be run together
         self.labels = [*shared, *(f"own {i}" for i in own)]
-        self.gates = Copies({t: Gate(width, len(self.labels)) for t in tasks}, alike=False)
+        self.gates = Copies({t: Gate(width, len(self.labels)) for t in tasks}, alike=False, trunk=False)
         self.shared_gate: Copies | None = None
         if not last:
             self.shared_gate = Copies({n: Gate(width, 1) for n in names(tasks, n_shared, n_own)}, alike=False)

@@ -40,7 +40,7 @@ class Mixing(Sharing):
     ``l2``: a^2, towards 0, which is *less* sharing. It does not make a binary, and shared weights go to waste.
 
     Except with ``l0``, a_k itself is the parameter. Beyond [0, 1] it counts as 0 or 1, and a gradient passes there only
-    if its step leads back: so a_k leaves the interval by one step at most, and no gate dies at its border.
+    if its step leads back, so no gate dies at its border; the momentum of an optimiser may carry it further out.
 
     Own weights that cost nothing make a_k meaningless (any a < 1 allows any weights), so decay them: optimisers with
     weight decay do, and never decay a_k.
@@ -117,7 +117,8 @@ class Mixing(Sharing):
         self.entry = {name: labels.index(label) for (name, _, _), label in zip(self._places, of, strict=True)}
         n = len(labels)
         self.gates = Copies(
-            {t: _HardConcrete(n, start) if penalty == "l0" else _Fraction(n, start, penalty) for t in self.tasks}
+            {t: _HardConcrete(n, start) if penalty == "l0" else _Fraction(n, start, penalty) for t in self.tasks},
+            trunk=False,
         )
 
     def forward(

@@ -48,7 +48,7 @@ class MMoE(Sharing):
         self.lower, experts = above(encoder, self.labels, from_stage)
         self.experts = nn.ModuleList(experts)
         width = self.lower.widths[len(self.lower.stages) - 1]
-        self.gates = Copies({t: Gate(width, n_experts) for t in self.tasks}, alike=False)
+        self.gates = Copies({t: Gate(width, n_experts) for t in self.tasks}, alike=False, trunk=False)
 
     def forward(
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None

@@ -63,7 +63,8 @@ class MTAN(Sharing):
             )
         self.attention = nn.ModuleList(
             Copies(
-                {task: Attention(widths[i], widths[i - 1] if i > self.first else 0, d_attention) for task in self.tasks}
+                {t: Attention(widths[i], widths[i - 1] if i > self.first else 0, d_attention) for t in self.tasks},
+                trunk=False,
             )
             for i in range(self.first, n)
         )

@@ -73,6 +73,8 @@ class Sluice(Sharing):
             raise ValueError(
                 f"`n_subspaces` should be at least 1 and `last` between 0 and 1. Found {n_subspaces}, {last}."
             )
+        if n_subspaces > min(encoder().widths[1:] or [1]):
+            raise ValueError(f"`n_subspaces` should be at most the width of a stage. Found {n_subspaces}.")
         self.everyone = tuple(sorted(self.tasks))  # sums depend on the order, and nothing may depend on that of tasks
         self.lower, copies, widths = columns(encoder, self.everyone, from_stage)
         self.n_subspaces = n_subspaces

@@ -60,9 +60,16 @@ class Soft(Sharing):
         self.lower, copies = parted(encoder, self.tasks, from_stage)
         self.copies = nn.ModuleList(copies)
         named = {"name": penalty} if isinstance(penalty, str) else dict(penalty)
+        if "name" not in named or {"strength", "step", "on"} & set(named):
+            raise ValueError(
+                "`penalty` should be a word or {name: word, ...} with settings beside `strength`, `step` and `on`, "
+                f"which stand next to it. Found {penalty}."
+            )
         settings = {k: v for k, v in named.items() if k != "name"} | {"strength": strength}
         how = {"step": "prox" if step == "literal" else step}
         pull = make(Penalty, named["name"], {"on": "copies", "biases": True} | settings | how)  # type: ignore[type-abstract]
+        if step == "literal" and pull.of == "start":
+            raise ValueError(f"`step: literal` is for pulls between tasks. Found `{named['name']}`; use prox or loss.")
         self.literal = pull if step == "literal" else None
         self.penalties = [] if self.literal else [pull]
         if heads if heads is not None else len(self.lower.widths) == 1:

@@ -78,6 +78,8 @@ class Task(ABC):
         for field_name in ("metrics", "sees"):
             if isinstance(getattr(self, field_name), str):
                 set_(self, field_name, (getattr(self, field_name),))
+        if self.attach == ():
+            raise ConfigError(f"Task `{self.name}`: `attach` should name a stage or several. Found an empty list.")
         set_(self, "loss", self.loss or self.losses[0])
         set_(self, "metrics", self.metrics or self.default_metrics)
         if self.loss not in self.losses:
