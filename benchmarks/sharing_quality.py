@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,20 @@ BASE: dict[str, dict[str, Any]] = {
 }
 """What all schemes of a data set have, as a run's settings."""
 _NARROW = {"model": _net(16, 2, 0.0)}
+_GROUNDS = [list(pair) for ground in (FOLIATED, BARE) for pair in combinations(ground, 2)]
 OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("landmine", "hard"): {  # linear: heads near those of the same ground
+        "model": {"encoder": {"n_layers": 0}},
+        "optim": {
+            "optimizer": {"name": "SGD", "momentum": 0.9}, "lr": 1.0, "weight_decay": 0.0, **_FALLING,
+            "penalties": [
+                {"name": "graph", "on": "heads", "edges": _GROUNDS, "strength": 0.2},
+                {"name": "l2", "on": "heads", "strength": 0.003},
+            ],
+        },
+        "sampling": {"batch_size": 1024},
+        "trainer": _to_the_end(200),
+    },
     ("landmine", "tree"): {"model": {"sharing": {"name": "tree", "groups": [FOLIATED, BARE], "from_stage": 1}}},
 } | {
     ("school", word): _NARROW
