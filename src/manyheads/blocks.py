@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,3 +169,27 @@ def pool(features: Tensor | tuple[Tensor, Tensor], eats: str) -> Tensor | tuple[
     if features.dim() == 4:
         return features.mean((-2, -1))
     return features.mean(-2) if features.dim() == 3 else features
+
+
+Features = Any
+"""A tensor (batch, d) or (batch, d, height, width), or a sequence with its mask."""
+
+
+def vector(features: Features) -> Tensor:
+    """One vector per row (batch, d)."""
+    pooled = pool(features, "vector")
+    assert isinstance(pooled, Tensor)
+    return pooled
+
+
+def channels_last(features: Features) -> Tensor:
+    """The values of features (batch, ..., d), without a mask."""
+    values: Tensor = features[0] if isinstance(features, tuple) else features
+    return values.movedim(1, -1) if values.dim() == 4 else values
+
+
+def in_form_of(features: Features, values: Tensor) -> Features:
+    """Values (batch, ..., d) in the form of these features."""
+    if isinstance(features, tuple):
+        return (values, *features[1:])
+    return values.movedim(-1, 1) if values.dim() == 4 else values

@@ -214,15 +214,11 @@ class Training:
         with self._autocast():
             losses = self.objective(self.model, batch, trace, totals)
         if self.penalties and (of_features := self.penalties.loss_of_features(trace.pairs)) is not None:
-            losses.aux["\0features"] = of_features
+            losses.add(of_features)
         if parts > 1:
             losses.aux = {name: value / parts for name, value in losses.aux.items()}
-        if (
-            self.penalties
-            and last
-            and (of_weights := self.penalties.loss(self._weights)) is not None
-        ):
-            losses.aux["\0weights"] = of_weights
+        if self.penalties and last and (of_weights := self.penalties.loss(self._weights)) is not None:
+            losses.add(of_weights)
         return losses
 
     def _look(self, batch: Batch, *how: Any) -> Any:

@@ -79,6 +79,10 @@ class Losses(Mapping[str, Tensor]):
             apart={t: self.apart[t] for t in tasks if t in self.apart},
         )
 
+    def add(self, extra: Tensor) -> None:
+        """A further auxiliary loss, whichever tasks are there."""
+        self.aux[""] = self.aux[""] + extra if "" in self.aux else extra
+
     def preferences(self) -> Tensor:
         """The user's preference of each present task (tasks,)."""
         values = [self.weight.get(task, 1.0) for task in self.tasks]

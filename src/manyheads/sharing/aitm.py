@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Named
+from ..blocks import Named, channels_last, in_form_of
 from ..data import Inputs
 from ..encoders import Encoder
 from ..tasks import Task
@@ -121,21 +121,8 @@ class _Transfer(nn.Module):
 
     def forward(self, before: Features, own: Features) -> tuple[Features, Tensor]:
         """(features of one position or more, the weight of what was passed on per row)."""
-        u = torch.stack([self.gate(_positions(before)), _positions(own)])
+        u = torch.stack([self.gate(channels_last(before)), channels_last(own)])
         scores = (self.query(u) * self.key(u)).sum(-1, keepdim=True) / math.sqrt(u.shape[-1])
         weights = scores.softmax(0)
         share = weights[0].flatten(1).mean(1)
-        return _like(own, (weights * self.value(u)).sum(0)), share
-
-
-def _positions(features: Features) -> Tensor:
-    """Features with their channels last."""
-    values: Tensor = features[0] if isinstance(features, tuple) else features
-    return values.movedim(1, -1) if values.dim() == 4 else values
-
-
-def _like(features: Features, values: Tensor) -> Features:
-    """Channels last, back in the form of these features."""
-    if isinstance(features, tuple):
-        return (values, *features[1:])
-    return values.movedim(-1, 1) if values.dim() == 4 else values
+        return in_form_of(own, (weights * self.value(u)).sum(0)), share

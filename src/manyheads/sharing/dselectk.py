@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..blocks import vector
 from ..copies import Copies
 from ..data import Inputs
 from ..encoders import Encoder
 from ..tasks import Task
 from . import Features, Sharing, Trace, run
-from .experts import above, at_least, climbed, each_or_all, mix, tell, vector
+from .experts import above, at_least, climbed, each_or_all, mix, tell
 
 
 class DSelectK(Sharing):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocks import pool
+from ..blocks import vector
 from ..copies import Copies, part, stack
 from ..encoders import Encoder
 from . import Features, Trace, by_task, parted
@@ -22,13 +22,6 @@ class Gate(nn.Linear):
 
     def forward(self, z: Features) -> Tensor:
         return super().forward(vector(z))
-
-
-def vector(z: Features) -> Tensor:
-    """One vector per row."""
-    pooled = pool(z, "vector")
-    assert isinstance(pooled, Tensor)
-    return pooled
 
 
 def above(encoder: Callable[[], Encoder], names: Sequence[str], from_stage: int) -> tuple[Encoder, list[Copies]]:

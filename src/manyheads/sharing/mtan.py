@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Head, pool
+from ..blocks import Head, channels_last, in_form_of, vector
 from ..copies import Copies, part
 from ..data import Inputs
 from ..encoders import Encoder
@@ -122,13 +122,13 @@ class Attention(nn.Module):
 
     def forward(self, read: tuple[Features, ...]) -> tuple[Features, Tensor]:
         u = read[0]
-        values = _channels_last(u)
+        values = channels_last(u)
         seen = values
         if self.carry is not None:
-            before = _channels_last(shaped_like(read[1], u))
+            before = channels_last(shaped_like(read[1], u))
             seen = torch.cat([values, torch.relu(self.carry(before))], -1)
         mask = 2 * torch.sigmoid(self.outer(torch.relu(self.inner(seen))))
-        return _as(u, mask * values), pool(_as(u, mask), "vector").mean(-1)  # type: ignore[union-attr]
+        return in_form_of(u, mask * values), vector(in_form_of(u, mask)).mean(-1)
 
 
 def shaped_like(z: Features, like: Features) -> Features:
@@ -138,27 +138,15 @@ def shaped_like(z: Features, like: Features) -> Features:
         z: features with any number of channels.
         like: features of the same rows.
     """
-    ours, theirs = _channels_last(z), _channels_last(like)
+    ours, theirs = channels_last(z), channels_last(like)
     if ours.shape[:-1] == theirs.shape[:-1]:
         return z
     if isinstance(z, Tensor) and ours.dim() == theirs.dim() == 4:
         return nn.functional.adaptive_avg_pool2d(z, like.shape[-2:])
-    pooled: Any = pool(z, "vector")
+    pooled = vector(z)
     between = (1,) * (theirs.dim() - 2)
     spread = pooled.reshape(pooled.shape[0], *between, -1).expand(*theirs.shape[:-1], -1)
-    return _as(like, spread)
-
-
-def _channels_last(z: Features) -> Tensor:
-    values: Tensor = z[0] if isinstance(z, tuple) else z
-    return values.movedim(1, -1) if values.dim() == 4 else values
-
-
-def _as(z: Features, values: Tensor) -> Features:
-    """Features as z with other values, given with their channels last."""
-    if isinstance(z, tuple):
-        return (values, *z[1:])
-    return values.movedim(-1, 1) if values.dim() == 4 else values
+    return in_form_of(like, spread)
 
 
 def _repeated(z: Features, n: int) -> Features:

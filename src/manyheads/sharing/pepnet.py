@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Head, Named, pool
+from ..blocks import Head, Named, vector
 from ..copies import Copies, part, stack
 from ..data import Inputs
 from ..encoders import Encoder
@@ -133,8 +133,7 @@ class _Vector(nn.Module):
 
 def _vector(z: Features) -> Tensor:
     """One vector per row, through which no gradient passes."""
-    pooled: Any = pool(z, "vector")
-    return pooled.detach()
+    return vector(z).detach()
 
 
 def scaled(features: Features, gate: Tensor) -> Features:
