@@ -69,8 +69,39 @@ class BatchedLinear(nn.Linear):
         if self.weight.dim() == 2:
             return nn.functional.linear(x, self.weight, self.bias)
         flat = x.flatten(1, -2) if x.dim() > 3 else x
-        bias = self.bias.unsqueeze(-2) if self.bias.dim() == 2 else self.bias
-        return torch.baddbmm(bias, flat, self.weight.mT).unflatten(1, x.shape[1:-1])
+        bias = self.bias if self.bias.dim() == 2 else self.bias.expand(len(flat), -1)
+        if torch.is_autocast_enabled(x.device.type):  # it chooses types, which it does for operations of torch only
+            out = torch.baddbmm(bias.unsqueeze(1), flat, self.weight.mT)
+        else:
+            out = _Affine.apply(flat, self.weight, bias)
+        return out.unflatten(1, x.shape[1:-1])
+
+
+class _Affine(torch.autograd.Function):
+    """x W' + b for x (n, rows, in), W (n, out, in), b (n, out), whose gradients are laid out as W and b are.
+
+    Autograd's own gradient of W is transposed, and every leaf that W was stacked from would copy its part.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            g @ weight if needs_x else None,
+            g.mT @ x if needs_weight else None,
+            g.sum(1) if needs_bias else None,
+        )
 
 
 class Dropout(nn.Module):

@@ -96,13 +96,14 @@ class Copies(Named):
 
     def weights(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The copies' parameters side by side: name within a copy -> (copies, ...)."""
-        own = [self._leaves_of(name) for name in (self if names is None else names)]
+        own = [self.places(name) for name in (self if names is None else names)]
         return {
             same[0][0]: torch.stack([module._parameters[key] for _, module, key in same])
             for same in zip(*own, strict=True)
         }
 
-    def _leaves_of(self, name: str) -> list[Place]:
+    def places(self, name: str) -> list[Place]:
+        """The parameters of one copy, in the order that all copies have."""
         if name not in self._leaves:
             self._leaves[name] = list(leaves(self[name]))
         return self._leaves[name]
@@ -119,7 +120,7 @@ class Copies(Named):
         names = tuple(self) if names is None else tuple(names)
         weights = self.weights(names) if self.batchable else {}
         if weights and len(names) > 1:
-            return side_by_side(self[names[0]], weights, x, own_input, self._leaves_of(names[0]))
+            return side_by_side(self[names[0]], weights, x, own_input, self.places(names[0]))
         return stack([self[n](part(x, i) if own_input else x) for i, n in enumerate(names)])
 
 

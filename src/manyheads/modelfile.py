@@ -142,4 +142,3 @@ def _plain(value: Any) -> Any:
     if callable(item):
         return item()
     raise TypeError(f"{type(value).__name__} is no plain value.")
-

@@ -238,5 +238,3 @@ class Sampler:
             draws.append(Draw(torch.from_numpy(rows), names[i]))
             seen[i] += 1
         return draws
-
-

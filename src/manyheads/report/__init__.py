@@ -32,8 +32,10 @@ def render(reports: Sequence[Report]) -> str:
         raise ValueError("A page should show at least one report. Found none.")
     several = len(reports) > 1
     titles = _distinct([report.title or "Run" for report in reports])
-    views = [View(report, f"run{index}-" if several else "", title, 3 if several else 2)
-             for index, (report, title) in enumerate(zip(reports, titles, strict=True), start=1)]
+    views = [
+        View(report, f"run{index}-" if several else "", title, 3 if several else 2)
+        for index, (report, title) in enumerate(zip(reports, titles, strict=True), start=1)
+    ]
     split, rows = side_by_side(views) if several else ("", [])
     title = f"{len(views)} runs compared" if several else titles[0]
     page = _environment().get_template("page.html.jinja")
@@ -95,12 +97,25 @@ def _environment() -> jinja2.Environment:
     from manyheads.report import figures, views, words
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals.update(
-        number=words.number, span=words.span, change=words.change, change_span=words.change_span, percent=words.percent,
-        p_value=words.p_value, block=words.block, tally=words.tally, signs=words.SIGNS, forest=figures.forest,
-        bar=figures.coverage, coverage=views.coverage, decimals=words.decimals,
+        number=words.number,
+        span=words.span,
+        change=words.change,
+        change_span=words.change_span,
+        percent=words.percent,
+        p_value=words.p_value,
+        block=words.block,
+        tally=words.tally,
+        signs=words.SIGNS,
+        forest=figures.forest,
+        bar=figures.coverage,
+        coverage=views.coverage,
+        decimals=words.decimals,
     )
     return environment

@@ -43,8 +43,9 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
         comparison: the evidence.
         anchor: a prefix of the ids inside, where a page has several of these.
     """
-    tasks = sorted(comparison.tasks.items(), key=lambda item: -math.inf if item[1].delta is None else item[1].delta,
-                   reverse=True)
+    tasks = sorted(
+        comparison.tasks.items(), key=lambda item: -math.inf if item[1].delta is None else item[1].delta, reverse=True
+    )
     low, high = _bounds(comparison)
     marks = ticks(low, high)
     crowd = len(tasks) > 30
@@ -53,20 +54,26 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
     def place(value: float) -> float:
         return 100 * (min(max(value, low), high) - low) / (high - low)
 
-    grid = "".join(f'<line class="{"zeroline" if abs(mark) < 1e-12 else "gridline"}" x1="{place(mark):.2f}%" '
-                   f'x2="{place(mark):.2f}%" y1="0" y2="100%"/>' for mark in marks)
+    grid = "".join(
+        f'<line class="{"zeroline" if abs(mark) < 1e-12 else "gridline"}" x1="{place(mark):.2f}%" '
+        f'x2="{place(mark):.2f}%" y1="0" y2="100%"/>'
+        for mark in marks
+    )
 
     def strip(delta: float | None, interval: tuple[float | None, float | None], kind: str) -> str:
         middle = height / 2
         parts = [f'<use href="#{escape(anchor)}grid"/>']
         a, b = interval
         if a is not None and b is not None:
-            parts.append(f'<line class="span {kind}" x1="{place(a):.2f}%" x2="{place(b):.2f}%" '
-                         f'y1="{middle}" y2="{middle}"/>')
+            parts.append(
+                f'<line class="span {kind}" x1="{place(a):.2f}%" x2="{place(b):.2f}%" y1="{middle}" y2="{middle}"/>'
+            )
             for end, sign in ((a, -1), (b, 1)):
                 if low <= end <= high:
-                    parts.append(f'<line class="span {kind}" x1="{place(end):.2f}%" x2="{place(end):.2f}%" '
-                                 f'y1="{middle - 4}" y2="{middle + 4}"/>')
+                    parts.append(
+                        f'<line class="span {kind}" x1="{place(end):.2f}%" x2="{place(end):.2f}%" '
+                        f'y1="{middle - 4}" y2="{middle + 4}"/>'
+                    )
                 else:
                     parts.append(_mark(place(end), middle, f"M{sign * -6} -4L0 0L{sign * -6} 4", f"cut {kind}"))
         if delta is not None:
@@ -78,20 +85,37 @@ def forest(comparison: Comparison, anchor: str = "") -> Markup:
     for name, task in tasks:
         kind = task.verdict if task.verdict in SIGNS else "undecided"
         dagger = "†" if task.absolute else ""
-        rows.append(_row(name, strip(task.delta, task.interval, kind), change(task.delta, task.absolute) + dagger,
-                         change_span(task.interval, task.absolute)))
+        rows.append(
+            _row(
+                name,
+                strip(task.delta, task.interval, kind),
+                change(task.delta, task.absolute) + dagger,
+                change_span(task.interval, task.absolute),
+            )
+        )
     total = ""
     if comparison.delta_m is not None:
-        total = _row("Δm, the mean", strip(comparison.delta_m, comparison.interval, "mean"),
-                     change(comparison.delta_m), change_span(comparison.interval), "total")
-    labels = "".join(f'<text x="{place(mark):.2f}%" y="14" text-anchor="middle">{_percent_tick(mark, marks)}</text>'
-                     for mark in marks)
-    axis = (f'<div class="row axis"><span class="name">← joint worse · joint better →</span>'
-            f'<svg class="strip" height="18" aria-hidden="true">{labels}</svg><span class="value"></span></div>')
+        total = _row(
+            "Δm, the mean",
+            strip(comparison.delta_m, comparison.interval, "mean"),
+            change(comparison.delta_m),
+            change_span(comparison.interval),
+            "total",
+        )
+    labels = "".join(
+        f'<text x="{place(mark):.2f}%" y="14" text-anchor="middle">{_percent_tick(mark, marks)}</text>'
+        for mark in marks
+    )
+    axis = (
+        f'<div class="row axis"><span class="name">← joint worse · joint better →</span>'
+        f'<svg class="strip" height="18" aria-hidden="true">{labels}</svg><span class="value"></span></div>'
+    )
     crowded = " crowd" if crowd else ""
     shared = f'<svg class="off" aria-hidden="true"><defs><g id="{escape(anchor)}grid">{grid}</g></defs></svg>'
-    return Markup(f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">{shared}'
-                  f'{axis if crowd else ""}{"".join(rows)}{total}{axis}</div>')
+    return Markup(
+        f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">{shared}'
+        f"{axis if crowd else ''}{''.join(rows)}{total}{axis}</div>"
+    )
 
 
 def forest_words(comparison: Comparison) -> str:
@@ -135,8 +159,17 @@ def bar(value: float, top: float) -> Markup:
     return Markup(f'<svg class="bar" aria-hidden="true"><rect{kind} width="{100 * share:.1f}%" height="8"/></svg>')
 
 
-def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower_name: str = "train loss",
-         greater_is_better: bool = True, chosen: float | None = None, level: int = 3) -> Markup:
+def card(
+    name: str,
+    upper: Points,
+    lower: Points = (),
+    *,
+    upper_name: str,
+    lower_name: str = "train loss",
+    greater_is_better: bool = True,
+    chosen: float | None = None,
+    level: int = 3,
+) -> Markup:
     """One small multiple: a validated number above, the train loss below, over the same epochs.
 
     Args:
@@ -175,20 +208,25 @@ def card(name: str, upper: Points, lower: Points = (), *, upper_name: str, lower
         low, high = _extent(upper)
         y = 22 + depth * (1 - (found[1] - low) / (high - low))
         parts.append(f'<circle class="best" cx="{across(found[0]):.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text class="title" x="{_WIDE - _RIGHT:g}" y="14" text-anchor="end">best '
-                     f'<tspan class="figure">{number(found[1])}</tspan> at {found[0]:g}</text>')
+        parts.append(
+            f'<text class="title" x="{_WIDE - _RIGHT:g}" y="14" text-anchor="end">best '
+            f'<tspan class="figure">{number(found[1])}</tspan> at {found[0]:g}</text>'
+        )
     for mark in ticks(first, last, 4):
         if mark == int(mark):
             parts.append(f'<text x="{across(mark):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{mark:g}</text>')
     parts.append(f'<text x="2" y="{bottom + 16:.1f}">epoch</text>')
     words = card_words(name, upper, lower, upper_name, lower_name, greater_is_better)
-    return Markup(f'<div class="card"><h{level} title="{escape(name)}"><bdi>{escape(name)}</bdi></h{level}>'
-                  f'<svg viewBox="0 0 {_WIDE:g} {bottom + 22:g}" role="img" aria-label="{escape(words)}">'
-                  f'{"".join(parts)}</svg></div>')
+    return Markup(
+        f'<div class="card"><h{level} title="{escape(name)}"><bdi>{escape(name)}</bdi></h{level}>'
+        f'<svg viewBox="0 0 {_WIDE:g} {bottom + 22:g}" role="img" aria-label="{escape(words)}">'
+        f"{''.join(parts)}</svg></div>"
+    )
 
 
-def card_words(name: str, upper: Points, lower: Points, upper_name: str, lower_name: str,
-               greater_is_better: bool) -> str:
+def card_words(
+    name: str, upper: Points, lower: Points, upper_name: str, lower_name: str, greater_is_better: bool
+) -> str:
     """The finding of a small multiple in words.
 
     Args:
@@ -219,10 +257,14 @@ def spark(values: Sequence[float | None], low: float, high: float) -> Markup:
     """
     high = high if high > low else low + 1
     width = max(1, len(values) - 1)
-    scaled = [(160 * index / width, None if value is None else 3 + 22 * (1 - (value - low) / (high - low)))
-              for index, value in enumerate(values)]
-    return Markup(f'<svg class="spark" viewBox="0 0 160 28" width="160" height="28" aria-hidden="true">'
-                  f'{_lines(scaled, "metric")}</svg>')
+    scaled = [
+        (160 * index / width, None if value is None else 3 + 22 * (1 - (value - low) / (high - low)))
+        for index, value in enumerate(values)
+    ]
+    return Markup(
+        f'<svg class="spark" viewBox="0 0 160 28" width="160" height="28" aria-hidden="true">'
+        f"{_lines(scaled, 'metric')}</svg>"
+    )
 
 
 def best(points: Points, greater_is_better: bool = True) -> tuple[float, float] | None:
@@ -239,8 +281,10 @@ def best(points: Points, greater_is_better: bool = True) -> tuple[float, float] 
 
 
 def _row(name: str, strip: str, value: str, interval: str, kind: str = "") -> str:
-    return (f'<div class="row {kind}"><span class="name" title="{escape(name)}"><bdi>{escape(name)}</bdi></span>{strip}'
-            f'<span class="value"><b>{value}</b> <span class="ci">{interval}</span></span></div>')
+    return (
+        f'<div class="row {kind}"><span class="name" title="{escape(name)}"><bdi>{escape(name)}</bdi></span>{strip}'
+        f'<span class="value"><b>{value}</b> <span class="ci">{interval}</span></span></div>'
+    )
 
 
 def _mark(x: float, y: float, path: str, kind: str) -> str:
@@ -292,12 +336,15 @@ def _extent(points: Points) -> tuple[float, float]:
 
 def _panel(points: Points, title: str, kind: str, top: float, depth: float, across: Callable[[float], float]) -> str:
     low, high = _extent(points)
-    scaled = [(across(x), None if value is None else top + depth * (1 - (value - low) / (high - low)))
-              for x, value in points]
+    scaled = [
+        (across(x), None if value is None else top + depth * (1 - (value - low) / (high - low))) for x, value in points
+    ]
     parts = [f'<text class="title" x="{_LEFT:g}" y="{top - 8:g}">{escape(title)}</text>']
     for value, y in ((high, top), (low, top + depth)):
-        parts.append(f'<line class="gridline" x1="{_LEFT:g}" x2="{_WIDE - _RIGHT:g}" y1="{y:g}" y2="{y:g}"/>'
-                     f'<text x="{_LEFT - 5:g}" y="{y + 4:g}" text-anchor="end">{number(value)}</text>')
+        parts.append(
+            f'<line class="gridline" x1="{_LEFT:g}" x2="{_WIDE - _RIGHT:g}" y1="{y:g}" y2="{y:g}"/>'
+            f'<text x="{_LEFT - 5:g}" y="{y + 4:g}" text-anchor="end">{number(value)}</text>'
+        )
     parts.append(_lines(scaled, kind))
     return "".join(parts)
 
@@ -318,4 +365,3 @@ def _lines(points: Points, kind: str) -> str:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in run)
             parts.append(f'<polyline class="line {kind}" points="{path}"/>')
     return "".join(parts)
-

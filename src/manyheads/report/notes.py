@@ -65,8 +65,9 @@ def note(name: str, value: Any) -> list[Note]:
         return [_bars(name, table)]
     if all(isinstance(item, Mapping) and item and all(_is_number(x) for x in item.values()) for item in inner):
         columns = list(dict.fromkeys(str(key) for item in inner for key in item))
-        rows = {key: [{str(k): v for k, v in item.items()}.get(column) for column in columns]
-                for key, item in table.items()}
+        rows = {
+            key: [{str(k): v for k, v in item.items()}.get(column) for column in columns] for key, item in table.items()
+        }
         return [_matrix(name, columns, rows)]
     if all(_numbers(item) for item in inner):
         widths = {len(item) for item in inner}
@@ -97,11 +98,17 @@ def use(courses: Mapping[str, Mapping[str, Sequence[tuple[float, float | None]]]
     low, high = min([0.0, *known]), max([0.0, *known])
     several = any(len(course) > 1 for own in courses.values() for course in own.values())
     drawn = several and len(table) * len(labels) <= _COURSES
-    sparks = {
-        task: [figures.spark([v for _, v in own.get(label, ())], low, high) if own.get(label) else None
-               for label in labels]
-        for task, own in courses.items()
-    } if drawn else {}
+    sparks = (
+        {
+            task: [
+                figures.spark([v for _, v in own.get(label, ())], low, high) if own.get(label) else None
+                for label in labels
+            ]
+            for task, own in courses.items()
+        }
+        if drawn
+        else {}
+    )
     drawing = _matrix("Who uses what", labels, table, max(2, decimals(known)))
     return Use(drawing, sparks, number(low), number(high))
 
@@ -141,17 +148,20 @@ def _courses(name: str, table: Mapping[Any, Sequence[Any]]) -> Note:
     return Note(name, ("first", "lowest", "highest", "last"), tuple(rows), left_out=_left_out(len(table), 0))
 
 
-def _matrix(
-    name: str, columns: Sequence[str], table: Mapping[Any, Sequence[Any]], places: int | None = None
-) -> Note:
+def _matrix(name: str, columns: Sequence[str], table: Mapping[Any, Sequence[Any]], places: int | None = None) -> Note:
     kept = {key: item[:_COLUMNS] for key, item in list(table.items())[:_ROWS]}
     top = _top([value for item in kept.values() for value in item]) or 1.0
-    rows = tuple(Row(str(key), tuple((number(value, places), abs(value or 0.0) / top) for value in item))
-                 for key, item in kept.items())
+    rows = tuple(
+        Row(str(key), tuple((number(value, places), abs(value or 0.0) / top) for value in item))
+        for key, item in kept.items()
+    )
     return Note(name, tuple(columns[:_COLUMNS]), rows, left_out=_left_out(len(table), len(columns)))
 
 
 def _left_out(rows: int, columns: int) -> str:
-    parts = [f"{most} of {count} {word}" for count, most, word in
-             ((rows, _ROWS, "rows"), (columns, _COLUMNS, "columns")) if count > most]
+    parts = [
+        f"{most} of {count} {word}"
+        for count, most, word in ((rows, _ROWS, "rows"), (columns, _COLUMNS, "columns"))
+        if count > most
+    ]
     return f"Shown: {' and '.join(parts)}; all of it is in report.json." if parts else ""

@@ -103,8 +103,12 @@ class View:
         """(task, method, one number per repeat), where they are few enough to print."""
         if self.comparison is None or len(self.comparison.tasks) > _CHIPS:
             return []
-        return [(task, method.name, [number(value) for value in method.values[task]])
-                for task in self.comparison.tasks for method in self.comparison.methods if method.values.get(task)]
+        return [
+            (task, method.name, [number(value) for value in method.values[task]])
+            for task in self.comparison.tasks
+            for method in self.comparison.methods
+            if method.values.get(task)
+        ]
 
     @property
     def splits(self) -> list[str]:
@@ -191,7 +195,7 @@ class View:
         if len(names) <= CARDS:
             return names
         ranked = sorted(names, key=self._rank)
-        chosen = {*ranked[: CARDS // 2], *ranked[-(CARDS // 2):]}
+        chosen = {*ranked[: CARDS // 2], *ranked[-(CARDS // 2) :]}
         return [name for name in reversed(ranked) if name in chosen]
 
     def _rank(self, name: str) -> float:
@@ -215,12 +219,24 @@ class View:
         found = []
         skill = self.curve("skill", self.valid)
         if _known(skill):
-            found.append(figures.card("All tasks: mean skill", skill, upper_name=f"skill on {self.valid}",
-                                      chosen=epoch, level=level))
+            found.append(
+                figures.card(
+                    "All tasks: mean skill", skill, upper_name=f"skill on {self.valid}", chosen=epoch, level=level
+                )
+            )
         for name in self.shown:
             metric, points, loss = self._courses(name)
-            found.append(figures.card(name, points, loss, upper_name=f"{metric} on {self.valid}", chosen=epoch,
-                                      greater_is_better=self._up(name, metric), level=level))
+            found.append(
+                figures.card(
+                    name,
+                    points,
+                    loss,
+                    upper_name=f"{metric} on {self.valid}",
+                    chosen=epoch,
+                    greater_is_better=self._up(name, metric),
+                    level=level,
+                )
+            )
         return found
 
     @property
@@ -295,13 +311,16 @@ class View:
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(id, heading) of the sections this run has."""
-        found = [("verdict", "Verdict", self.comparison is not None), ("tasks", "Tasks", bool(self.report.tasks)),
-                 ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
-                 ("scores", "Scores", bool(self.report.scores)),
-                 ("use", "Who uses what", self.use is not None),
-                 ("notes", "What the methods recorded", bool(self.notes)),
-                 ("settings", "Settings", bool(self.report.settings)),
-                 ("environment", "Environment", bool(self.report.environment))]
+        found = [
+            ("verdict", "Verdict", self.comparison is not None),
+            ("tasks", "Tasks", bool(self.report.tasks)),
+            ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
+            ("scores", "Scores", bool(self.report.scores)),
+            ("use", "Who uses what", self.use is not None),
+            ("notes", "What the methods recorded", bool(self.notes)),
+            ("settings", "Settings", bool(self.report.settings)),
+            ("environment", "Environment", bool(self.report.environment)),
+        ]
         return [(self.anchor + name, heading) for name, heading, there in found if there]
 
 

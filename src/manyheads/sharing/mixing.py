@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..copies import Copies, leaves, part, side_by_side, stack
+from ..copies import Copies, Place, leaves, part, side_by_side, stack
 from ..data import Inputs
 from ..encoders import Encoder
 from ..tasks import Task
@@ -114,7 +114,7 @@ class Mixing(Sharing):
         }[per]
         labels = list(dict.fromkeys(of))
         self.labels = [f"fraction shared{label}" for label in labels]
-        self.entry = {name: labels.index(label) for (name, _, _), label in zip(self._places, of, strict=True)}
+        self.groups = [[i for i, other in enumerate(of) if other == label] for label in labels]
         n = len(labels)
         self.gates = Copies(
             {t: _HardConcrete(n, start) if penalty == "l0" else _Fraction(n, start, penalty) for t in self.tasks},
@@ -133,18 +133,29 @@ class Mixing(Sharing):
 
     def _mixed(self, z: Features, tasks: Sequence[str], trace: Trace | None) -> Features:
         """What the mixed stages give these tasks, side by side."""
-        weights = self.own.weights(tasks)
         gate: Any = self.gates[tasks[0]]  # it does the arithmetic of all
         (raw,) = self.gates.weights(tasks).values()
         share = gate.drawn(raw)
         if trace is not None:
             self._tell(tasks, self.strength * gate.penalty(raw, share).mean(1), gate.expected(raw), trace)
-        for name, module, key in self._places:
-            weights[name] = _Mixture.apply(share[:, self.entry[name]], module._parameters[key], weights[name])
+        weights: dict[str, Tensor] = {}
+        for a, group in zip(share.unbind(1), self.groups, strict=True):
+            weights |= self._mixture(a, group, tasks)
         if self.own.batchable and len(tasks) > 1:
             return side_by_side(self.own[tasks[0]], weights, z, own_input=False)
         each = [{name: w[i] for name, w in weights.items()} for i in range(len(tasks))]
         return stack([functional_call(self.own[t], w, (z,)) for t, w in zip(tasks, each, strict=True)])
+
+    def _mixture(self, a: Tensor, group: Sequence[int], tasks: Sequence[str]) -> dict[str, Tensor]:
+        """The mixtures of some weights, all as one row per task: name -> (tasks, ...)."""
+        shared = _leaves(self._places, group)
+        own = [leaf for task in tasks for leaf in _leaves(self.own.places(task), group)]
+        rows = _Mixture.apply(a, _row(shared), _row(own).view(len(tasks), -1))
+        parts = rows.split([leaf.numel() for leaf in shared], 1)
+        return {
+            self._places[i][0]: part.reshape(-1, *leaf.shape)
+            for i, leaf, part in zip(group, shared, parts, strict=True)
+        }
 
     def _tell(self, tasks: Sequence[str], cost: Tensor, expected: Tensor, trace: Trace) -> None:
         for task, own, fractions in zip(tasks, cost.unbind(), expected, strict=True):
@@ -164,6 +175,14 @@ class Mixing(Sharing):
 
 
 PER = ("task", "stage", "tensor")
+
+
+def _leaves(places: Sequence[Place], group: Sequence[int]) -> list[Tensor]:
+    return [places[i][1]._parameters[places[i][2]] for i in group]  # type: ignore[misc]
+
+
+def _row(leaves: Sequence[Tensor]) -> Tensor:
+    return torch.cat([leaf.reshape(-1) for leaf in leaves])
 
 
 def _entropy(a: Tensor) -> Tensor:
@@ -198,13 +217,13 @@ class _Begin(nn.Module):
 
 
 class _Mixture(torch.autograd.Function):
-    """a_k W + (1 - a_k) W_k for a (tasks,), W (...), W_k (tasks, ...); exact at 0 and 1, in few passes."""
+    """a_k W + (1 - a_k) W_k for a (tasks,), W (n,), W_k (tasks, n); exact at 0 and 1, in few passes."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(a: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-        return torch.lerp(own, shared.expand_as(own), a.view(-1, *[1] * shared.dim()))
+        return torch.lerp(own, shared.expand_as(own), a.unsqueeze(1))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -213,9 +232,7 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, shared, own = ctx.saved_tensors
-        flat = g.flatten(1)
-        of_a = (flat * (shared.flatten() - own.flatten(1))).sum(1)
-        return of_a, (a @ flat).view(shared.shape), g * (1 - a).view(-1, *[1] * shared.dim())
+        return torch.linalg.vecdot(g, shared - own), a @ g, g * (1 - a).unsqueeze(1)
 
 
 class _Within(torch.autograd.Function):
