@@ -115,6 +115,8 @@ class Balance(ABC):
     """Whether it reads `Losses.cut`."""
     constant: ClassVar[bool] = False
     """Whether its weights depend on nothing but the tasks' names and preferences."""
+    looks: ClassVar[bool] = False
+    """Whether it learns from a look at the same losses after the step, so that `backward` needs its `look`."""
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {}
@@ -123,6 +125,7 @@ class Balance(ABC):
         self.last_weights: dict[str, float] = {}
         """The weights of the last step, for the History."""
         self._seen: dict[str, float] = {}
+        self._looks: list[tuple[Look, tuple[str, ...]]] = []
 
     @final
     def backward(
@@ -139,6 +142,8 @@ class Balance(ABC):
         Returns:
             False when the step is to be skipped: nothing to learn from, or nothing finite. State is then untouched.
         """
+        self.require(look)
+        self.stepped()  # of a loop that does not say so
         every = Losses.of(losses)
         finite = torch.isfinite(every.vector.detach())
         filled = bool(len(every))
@@ -153,12 +158,14 @@ class Balance(ABC):
             before = self.last_weights if self._seen else {}  # of earlier parts of this step
             self.fill(every, look, scale)
             self.last_weights = before | self.last_weights
+            if self.looks and look is not None:
+                self._looks.append((look, every.tasks))
             for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
                 self._seen[task] = self._seen.get(task, 0.0) + value
         if last and self._seen and (scale == 1.0 or bool(finite.all())):
-            self.update(self._seen, look)
+            self.update(self._seen, _whole(self._looks) if self.looks else look)
         if last:
-            self._seen = {}
+            self._seen, self._looks = {}, []
         return filled
 
     @staticmethod
@@ -180,6 +187,20 @@ class Balance(ABC):
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
         """Renew `state` at the end of a step, from the loss of each task that it had (the sum over its parts)."""
 
+    def stepped(self) -> None:  # noqa: B027
+        """Take note that the optimiser has moved: a loop says so right after, or the next `backward` does it first."""
+
+    def new_epoch(self) -> None:  # noqa: B027
+        """Take note that an epoch has ended."""
+
+    def require(self, look: Look | None) -> None:
+        """Refuse to go on without the look that the method learns from (ValueError)."""
+        if self.looks and look is None:
+            raise ValueError(
+                f"`{type(self).__name__}` should be given another look at the losses of the same batch. Found none; "
+                "`balance.backward(losses, look=lambda: losses_of(batch))`."
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """All that must be kept to go on exactly: plain values by task name."""
         return {"state": {t: dict(s) for t, s in self.state.items()}, "dropped": dict(self.dropped)}
@@ -190,6 +211,21 @@ class Balance(ABC):
         self.dropped = dict(state["dropped"])
 
 
+def _whole(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:
+    """One look at a step that was made in parts: the sum over them of the losses that each had."""
+
+    def look() -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for part, tasks in looks:
+            found = part()
+            for task in tasks:
+                loss = found[task].detach()
+                total[task] = total[task] + loss if task in total else loss
+        return total
+
+    return look
+
+
 class Weighting(Balance):
     """A balance that only weights the losses: one backward pass of sum_k w_k L_k."""
 
@@ -198,11 +234,13 @@ class Weighting(Balance):
         """One weight per present task (tasks,), without a gradient; preferences included."""
 
     @final
-    def weigh(self, losses: Losses) -> Tensor:
+    def weigh(self, losses: Losses, look: Look | None = None) -> Tensor:
         """The weights of a step, and the state renewed: for a loop that sums the losses itself."""
+        self.require(look)
+        self.stepped()
         weights = self.weights(losses)
         self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
-        self.update(dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True)), None)
+        self.update(dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True)), look)
         return weights
 
     @final
