@@ -34,6 +34,7 @@ class Losses(Mapping[str, Tensor]):
         cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them.
         rows: per-task gradients of the shared parameters that are already known (a vectorised MAML has them).
         apart: the losses before they were put into `vector`, where each has a graph of its own.
+        features: shared activations through which all losses reach the shared parameters, where there is no `cut`.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Losses(Mapping[str, Tensor]):
         cut: Mapping[str, Sequence[tuple[Tensor, Tensor]]] | None = None,
         rows: Mapping[str, Sequence[Tensor]] | None = None,
         apart: Mapping[str, Tensor] | None = None,
+        features: Sequence[Tensor] | None = None,
     ) -> None:
         self.tasks, self.vector = tuple(tasks), vector
         self.weight, self.counts = dict(weight or {}), dict(counts or {})
         self.aux, self.cut, self.rows = dict(aux or {}), cut, rows
         self.apart = dict(apart or {})
+        self.features = features
 
     @classmethod
     def of(cls, losses: Mapping[str, Tensor]) -> Losses:
@@ -77,6 +80,7 @@ class Losses(Mapping[str, Tensor]):
             cut=None if self.cut is None else {t: self.cut[t] for t in tasks if t in self.cut},
             rows=None if self.rows is None else {t: self.rows[t] for t in tasks},
             apart={t: self.apart[t] for t in tasks if t in self.apart},
+            features=self.features,
         )
 
     def add(self, extra: Tensor) -> None:
@@ -129,7 +133,12 @@ class Balance(ABC):
 
     @final
     def backward(
-        self, losses: Mapping[str, Tensor], look: Look | None = None, last: bool = True, scale: float = 1.0
+        self,
+        losses: Mapping[str, Tensor],
+        look: Look | None = None,
+        last: bool = True,
+        scale: float = 1.0,
+        features: Tensor | Sequence[Tensor] | None = None,
     ) -> bool:
         """Add to every `.grad`.
 
@@ -138,6 +147,8 @@ class Balance(ABC):
             look: gives another look at the losses, for the methods that want one.
             last: False while gradients are accumulated and more of the same step is to come.
             scale: the factor of a GradScaler; the update after unscaling is the same for every factor.
+            features: activations through which all losses reach what they share, the trunk's output: spares methods
+                that look at gradients a pass through the trunk for each task.
 
         Returns:
             False when the step is to be skipped: nothing to learn from, or nothing finite. State is then untouched.
@@ -155,8 +166,11 @@ class Balance(ABC):
             if filled:
                 every = self._without(losses, [every.tasks[i] for i in keep], look)
         if filled:
+            if features is not None:
+                every.features = [features] if isinstance(features, Tensor) else list(features)
             before = self.last_weights if self._seen else {}  # of earlier parts of this step
-            self.fill(every, look, scale)
+            filled = self.fill(every, look, scale, last)
+        if filled:
             self.last_weights = before | self.last_weights
             if self.looks and look is not None:
                 self._looks.append((look, every.tasks))
@@ -165,6 +179,7 @@ class Balance(ABC):
         if last and self._seen and (scale == 1.0 or bool(finite.all())):
             self.update(self._seen, _whole(self._looks) if self.looks else look)
         if last:
+            self.settle()
             self._seen, self._looks = {}, []
         return filled
 
@@ -181,8 +196,15 @@ class Balance(ABC):
         """Refuse settings that name a task which does not exist (ValueError)."""
 
     @abstractmethod
-    def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
-        """Add to every `.grad`; all losses are finite and there is at least one."""
+    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
+        """Add to every `.grad`, unless nothing is finite (False); all losses are finite and there is at least one."""
+
+    def settle(self) -> None:  # noqa: B027
+        """End a step that was made in parts, the last of which had nothing to add."""
+
+    def report(self) -> dict[str | None, dict[str, float]]:
+        """What is to be seen of the steps since it was last asked: task (None: all) -> label -> number."""
+        return {}
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
         """Renew `state` at the end of a step, from the loss of each task that it had (the sum over its parts)."""
@@ -244,13 +266,14 @@ class Weighting(Balance):
         return weights
 
     @final
-    def fill(self, losses: Losses, look: Look | None, scale: float) -> None:
+    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
         weights = self.weights(losses)
         total = losses.vector @ weights
         if losses.aux:
             total = total + torch.stack(list(losses.aux.values())).sum()
         (total * scale if scale != 1.0 else total).backward()
         self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
+        return True
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -85,6 +85,12 @@ class Aggregation(Balance):
         """Of the last solution."""
         self.note = ""
         """Of the last solution."""
+        self._age = 0
+        self._sizes: dict[tuple[float, ...], float] = {}
+        self._rows: dict[str, dict[Tensor, Tensor]] = {}
+        self._parts: list[Losses] = []
+        self._scale = 1.0
+        self._watch = Watch()
 
     @abstractmethod
     def solve(self, problem: Problem) -> Solution:
@@ -117,25 +123,201 @@ class Aggregation(Balance):
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
             raise ValueError(f"A Gramian should have shape (tasks, tasks). Found {matrix.shape}.")
         if not np.isfinite(matrix).all():
-            raise ValueError("A Gramian should be finite. Found NaN or infinity in it; drop that task's row and column.")
+            raise ValueError(
+                "A Gramian should be finite. Found NaN or infinity in it; drop that task's row and column."
+            )
         if np.abs(matrix - matrix.T).max() > 1e-6 * max(np.abs(matrix).max(), 1e-300):
             raise ValueError("A Gramian should be symmetric. Found a matrix that differs from its transpose.")
         names = tuple(map(str, range(len(matrix)))) if tasks is None else tuple(tasks)
+        wanted = _vector(preference, names, "preference")
         problem = Problem(
             gram=(matrix + matrix.T) / 2,
             tasks=names,
             losses=_vector(losses, names, "losses"),
-            preference=np.ones(len(names)) if preference is None else _vector(preference, names, "preference"),
+            preference=np.ones(len(names)) if wanted is None else wanted,
         )
         weights = self._solved(problem).weights
         return torch.from_numpy(weights) if isinstance(gram, Tensor) else weights
 
+    # -- a step
+
+    @final
+    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
+        gradients = Gradients({t: losses[t] for t in losses.tasks}, losses.cut, losses.features, scale)
+        aux = [value for value in losses.aux.values() if value.requires_grad]
+        if not last or self._rows:  # products of sums are not sums of products: the rows themselves are added up
+            for task, row in gradients.rows().items():
+                mine = self._rows.setdefault(task, {})
+                for leaf, g in row.items():
+                    mine[leaf] = mine[leaf] + g if leaf in mine else g
+            if aux:
+                torch.autograd.backward(aux, [torch.full_like(value, scale) for value in aux])
+            self._scale = scale
+            self._parts.append(losses)
+            return self._finish() if last else True
+        old = self.last_weights
+        if len(losses) == 1 or gradients.shared == []:
+            weights = dict.fromkeys(losses.tasks, 1.0)  # nobody has to give way
+        elif self._age % self.every and all(task in old for task in losses.tasks):
+            weights = {task: old[task] for task in losses.tasks}
+            self._age += 1
+        else:
+            gram = gradients.measure(self.gramian)
+            kept = self._finite(losses.tasks, gram)
+            if len(kept) < len(losses) and scale != 1.0:
+                gradients.backward(dict.fromkeys(losses.tasks, 1.0), aux)  # the scaler is to see it
+                return False
+            if not kept:
+                return False
+            weights = self._weights([losses], [losses.tasks[i] for i in kept], gram[np.ix_(kept, kept)], gradients.mode)
+            self._age += 1
+        gradients.backward(weights, aux)
+        self.last_weights = weights
+        return True
+
+    def settle(self) -> None:
+        if self._rows:
+            self._finish()
+
+    def _finish(self) -> bool:
+        """End a step whose parts were added up."""
+        rows, parts, scale = self._rows, self._parts, self._scale
+        self._rows, self._parts = {}, []
+        tasks = tuple(rows)
+        count: dict[Tensor, int] = {}
+        for row in rows.values():
+            for leaf in row:
+                count[leaf] = count.get(leaf, 0) + 1
+        gram = np.zeros((len(tasks), len(tasks)))
+        for leaf in (leaf for leaf, n in count.items() if n > 1):
+            has = [i for i, task in enumerate(tasks) if leaf in rows[task]]
+            flat = torch.stack([rows[tasks[i]][leaf].flatten() for i in has]).double()
+            gram[np.ix_(has, has)] += (flat @ flat.T).cpu().numpy() / scale**2
+        kept = self._finite(tasks, gram)
+        if not kept or (len(kept) < len(tasks) and scale != 1.0):
+            return False
+        known = [tasks[i] for i in kept]
+        if len(known) > 1 and any(n > 1 for n in count.values()):
+            weights = self._weights(parts, known, gram[np.ix_(kept, kept)], "exact")
+        else:
+            weights = dict.fromkeys(known, 1.0)
+        self._age += 1
+        for task in known:
+            for leaf, g in rows[task].items():
+                g = g * weights[task] if count[leaf] > 1 else g
+                leaf.grad = g if leaf.grad is None else leaf.grad + g
+        self.last_weights = weights
+        return True
+
+    def _finite(self, tasks: Sequence[str], gram: Array) -> list[int]:
+        """The tasks whose gradients are finite; the others are counted."""
+        fine = np.isfinite(gram.diagonal())
+        for i in np.flatnonzero(~fine).tolist():
+            self.dropped[tasks[i]] = self.dropped.get(tasks[i], 0) + 1
+        return np.flatnonzero(fine).tolist()
+
+    @staticmethod
+    def _preference(parts: Sequence[Losses], task: str) -> float:
+        return next(part.weight.get(task, 1.0) for part in parts if task in part.tasks)
+
+    def _weights(self, parts: Sequence[Losses], tasks: Sequence[str], gram: Array, mode: str) -> dict[str, float]:
+        """Of these tasks, in the library's size."""
+        values = dict.fromkeys(tasks, 0.0)
+        for part in parts:
+            for task, value in zip(part.tasks, part.vector.detach().tolist(), strict=True):
+                if task in values:
+                    values[task] += value
+        preference = np.array([self._preference(parts, task) for task in tasks])
+        solution = self._solved(Problem(gram, tuple(tasks), np.array(list(values.values())), preference))
+        weights = self.sized(solution.weights, preference)
+        self._watch.add(tasks, gram, weights, solution, mode)
+        return dict(zip(tasks, weights.tolist(), strict=True))
+
+    def sized(self, weights: Array, preference: Array) -> Array:
+        """Weights as the paper has them -> those whose update, where all tasks agree, is that of `Equal`."""
+        if self.scale_free:
+            total = weights.sum()
+            return weights * (preference.sum() / total) if abs(total) > 1e-12 * np.abs(weights).sum() else weights
+        key = tuple(preference.tolist())
+        if key not in self._sizes:
+            fresh = copy(self)
+            fresh.state = {}
+            n = len(preference)
+            agreed = fresh.solve(Problem(np.ones((n, n)), tuple(map(str, range(n))), np.ones(n), preference))
+            self._sizes[key] = preference.sum() / agreed.weights.sum()
+        return weights * self._sizes[key]
+
+    def report(self) -> dict[str | None, dict[str, float]]:
+        found, self._watch = self._watch.report(), Watch()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"age": self._age, "weights": dict(self.last_weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._age, self.last_weights = state["age"], dict(state["weights"])
+
     def _solved(self, problem: Problem) -> Solution:
         if self.needs_losses and problem.losses is None:
-            raise ValueError(f"`{type(self).__name__}` should be given the losses as well. Found none; `weights(G, losses)`.")
+            raise ValueError(
+                f"`{type(self).__name__}` should be given the losses as well. Found none; `weights(G, losses)`."
+            )
         solution = self.solve(problem)
         self.residual, self.note = float(solution.residual), solution.note
         return solution
+
+
+class Watch:
+    """Sums over steps of what is worth seeing of a Gramian; forgotten with the epoch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, ...], list[Any]] = {}
+        self.steps: dict[str, int] = {}
+        self.residual = 0.0
+
+    def add(self, tasks: Sequence[str], gram: Array, weights: Array, solution: Solution, mode: str) -> None:
+        """One step more."""
+        norms = np.sqrt(np.maximum(gram.diagonal(), 0))
+        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+        cosines = gram * inverse[:, None] * inverse
+        sums = self.sums.setdefault(tuple(tasks), [0, 0.0, 0.0, 0.0])
+        for i, value in enumerate((1, norms, cosines, cosines < 0)):
+            sums[i] = sums[i] + value
+        self.residual = max(self.residual, solution.residual)
+        for word in (f"steps, {mode}", *([f"steps, {solution.note}"] if solution.note else [])):
+            self.steps[word] = self.steps.get(word, 0) + 1
+
+    def report(self) -> dict[str | None, dict[str, float]]:
+        """Means over the steps that a task, or both tasks of a pair, had a label in."""
+        if not self.sums:
+            return {}
+        norms: dict[str, list[float]] = {}
+        pairs: dict[tuple[str, str], list[float]] = {}
+        for tasks, (n, total, cosines, against) in self.sums.items():
+            for i, a in enumerate(tasks):
+                _added(norms, a, n, total[i])
+                for j in range(i + 1, len(tasks)):
+                    _added(pairs, (min(a, tasks[j]), max(a, tasks[j])), n, cosines[i, j], against[i, j])
+        found: dict[str | None, dict[str, float]] = {a: {"gradient norm": s / n} for a, (n, s) in norms.items()}
+        if len(norms) <= MANY:
+            for (a, b), (n, cosine, _) in pairs.items():
+                found[a][f"cosine with {b}"] = found[b][f"cosine with {a}"] = cosine / n
+        seen = sum(n for n, _, _ in pairs.values())
+        everywhere = {
+            "cosine, mean over pairs": sum(c for _, c, _ in pairs.values()) / seen,
+            "conflicting pairs": sum(c for _, _, c in pairs.values()) / seen,
+            "solver residual, largest": self.residual,
+        }
+        return {**found, None: everywhere | {word: float(n) for word, n in self.steps.items()}}
+
+
+MANY = 12
+"""With more tasks than this the cosine of each pair is not reported."""
+
+
+def _added(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
+    sums[key] = [float(a + b) for a, b in zip(sums.get(key, [0.0] * len(values)), values, strict=True)]
 
 
 def _plain(value: Any) -> Array:
