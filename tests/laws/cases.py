@@ -65,7 +65,13 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "sluice": [{}, {"n_subspaces": 3, "last": 0.5, "from_stage": 0}],
         "mtan": [{}, {"d_attention": 4, "from_stage": 0}],
     },
-    Balance: {"fixed": [{"weights": {"a": 2.0, "b": 0.5}}]},
+    Balance: {
+        "fixed": [{"weights": {"a": 2.0, "b": 0.5}}],
+        "dwa": [{}, {"steps_per_epoch": 3}],
+        "rlw": [{"distribution": d} for d in ("normal", "uniform", "dirichlet")],
+        "famo": [{}, {"gamma": 1e-3, "lr": 0.1}],
+        "stch": [{}, {"mu": 3.0, "ideal": {"a": 0.1}}, {"ideal": "running"}],
+    },
     Penalty: {
         "graph": [{}, {"edges": [["a", "b"], ["b", "c", 2.0], ["a", "d", 0.3]]}],
         "l21": [{"groups": g} for g in ("input", "output", "task", "entry")] + [{"of": "mean"}],
