@@ -21,6 +21,7 @@ def signature(training: Training) -> Hashable | None:
     model, settings = training.model, training.settings
     plain = (
         isinstance(training.balance, Weighting)
+        and not training.balance.looks
         and training.objective.stackable
         and training.sampler.schedule == "joint"
         and len(training.sampler.tasksets) == 1

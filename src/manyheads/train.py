@@ -196,6 +196,7 @@ class Training:
         self.optimizer.step()
         if self.penalties:
             self.penalties.prox(self._weights, self.optimizer.param_groups[0]["lr"])
+        self.balance.stepped()
         if self.scheduler is not None and self.schedule_each == "step":
             self.scheduler.step()
 
@@ -258,6 +259,7 @@ class Training:
     def close_epoch(self, found: Mapping[str, Result] | None = None) -> None:
         """All that an epoch ends with: validation (of outputs already `found`, if given), best weights, checkpoint."""
         self._record_train()
+        self.balance.new_epoch()
         if self.penalties and self.penalties.start and not self.stacked:
             self.penalties.new_epoch(self._weights)
         improved: list[str] = []
@@ -296,6 +298,9 @@ class Training:
                 self._record("train", task, "loss", loss / n)
                 self._record("train", task, "weight", weight / n)
         self._record("train", None, "lr", self.optimizer.param_groups[0]["lr"])
+        for name, seen in self.balance.report().items():
+            for label, number in seen.items():
+                self._record("balance", name, label, number)
 
     def _validate(self, found: Mapping[str, Result]) -> tuple[float | None, list[str]]:
         """(mean skill, tasks that improved); the scores go to the history."""

@@ -252,11 +252,14 @@ class Aggregation(Balance):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"age": self._age, "weights": dict(self.last_weights)}
+        own = {"age": self._age, "weights": dict(self.last_weights), "watch": self._watch.state_dict()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._age, self.last_weights = state["age"], dict(state["weights"])
+        self._watch = Watch()
+        self._watch.load_state_dict(state["watch"])
 
     def _solved(self, problem: Problem) -> Solution:
         if self.needs_losses and problem.losses is None:
@@ -287,6 +290,16 @@ class Watch:
         self.residual = max(self.residual, solution.residual)
         for word in (f"steps, {mode}", *([f"steps, {solution.note}"] if solution.note else [])):
             self.steps[word] = self.steps.get(word, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        sums = [[list(tasks), s[0], *(np.asarray(x).tolist() for x in s[1:])] for tasks, s in self.sums.items()]
+        return {"sums": sums, "steps": dict(self.steps), "residual": self.residual}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.sums = {tuple(tasks): [n, *map(np.array, rest)] for tasks, n, *rest in state["sums"]}
+        self.steps, self.residual = dict(state["steps"]), state["residual"]
 
     def report(self) -> dict[str | None, dict[str, float]]:
         """Means over the steps that a task, or both tasks of a pair, had a label in."""
