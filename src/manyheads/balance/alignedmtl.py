@@ -18,9 +18,7 @@ class AlignedMTL(Aggregation):
     the update is their mean under the preferences p, so w = B^T p / sum(p).
 
     Cost: the Gramian, and one backward pass.
-
     State: none.
-
     Safe range: gradients of any size, ratios of sizes up to 1e6 in full precision. The number r of directions is that
     of the eigenvalues above 1e-10 of the largest in the Gramian of *unit* rows, so a task of small gradients is not
     taken for a dependent one; with dependent rows only the directions that exist are aligned. A gradient of zero gets

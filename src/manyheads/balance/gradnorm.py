@@ -23,9 +23,7 @@ class GradNorm(Aggregation):
     the weights from before the step, p_k the preference.
 
     Cost: the Gramian (its diagonal), and one backward pass.
-
     State: per task, L_k(0), w_k, and the two means and the count of its Adam.
-
     Safe range: gradients and losses of any size: the slope of the sum is taken in units of m, and a step where all
     gradients are zero moves nothing. A loss that starts at 0 or below has no rate, and r_k = 1 for it. Absent tasks
     keep their state; the weights of the present ones are brought to the sum K. A weight stays above 1e-3. The user's
@@ -40,12 +38,12 @@ class GradNorm(Aggregation):
     Raises:
         ValueError: `alpha` is negative, or `lr` is not positive.
 
-    Differs from the paper: NOTE[DIFF] gradients over all shared parameters, where the paper takes those of the last
-    shared layer; the slope in units of m, so that losses of any scale move the weights alike; the least weight.
-
     Reference:
         Chen, Badrinarayanan, Lee, Rabinovich: GradNorm: Gradient normalization for adaptive loss balancing in deep
         multitask networks, 2018.
+
+    Differs from the paper: NOTE[DIFF] gradients over all shared parameters, where the paper takes those of the last
+    shared layer; the slope in units of m, so that losses of any scale move the weights alike; the least weight.
     """
 
     needs_losses = True

@@ -25,9 +25,7 @@ class GradVac(Aggregation):
     with p_i the preference.
 
     Cost: the Gramian, and one backward pass.
-
     State: per task, in how many steps it was there (it draws the order), and t_ij for every j that it met.
-
     Safe range: gradients of any size and any ratio of sizes; one of zero is left as it is, and teaches no target. A
     target counts as 1 - 1e-6 at most. The user's `weight` p_i scales the altered gradient of its task.
 
@@ -40,12 +38,12 @@ class GradVac(Aggregation):
     Raises:
         ValueError: `beta` is not in 0 to 1.
 
-    Differs from the paper: NOTE[DIFF] one target per pair over all shared parameters, where the paper also tries one
-    per layer.
-
     Reference:
         Wang, Tsvetkov, Firat, Cao: Gradient vaccine: Investigating and improving multi-task optimization in massively
         multilingual models, 2021.
+
+    Differs from the paper: NOTE[DIFF] one target per pair over all shared parameters, where the paper also tries one
+    per layer.
     """
 
     def __init__(self, beta: float = 0.01, seed: int = 0, *, gramian: str = "auto", every: int = 1) -> None:

@@ -58,9 +58,7 @@ class IMTLG(Aggregation):
     k and sum_k w_k = 1: w_k is proportional to v_k / |g_k|, where C v = p and p_k is the preference of task k.
 
     Cost: the Gramian, and one backward pass.
-
     State: none.
-
     Safe range: gradients of any size and any ratio of sizes. A gradient of zero is left out (w_k = 0). Where rows are
     dependent up to 1e-10 of C's largest eigenvalue, the projections are equal if a direction can have that; otherwise
     they are as equal as least squares make them, and a note says so. Where the v_k / |g_k| sum to less than a
@@ -72,11 +70,11 @@ class IMTLG(Aggregation):
         gramian: ``auto``, or one of `manyheads.gramian.MODES`.
         every: weights are renewed each so many steps.
 
-    Differs from the paper: NOTE[DIFF] preferences, dependent rows and the bound on the weights are ours; the paper has
-    independent rows and equal projections.
-
     Reference:
         Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang: Towards impartial multi-task learning, 2021.
+
+    Differs from the paper: NOTE[DIFF] preferences, dependent rows and the bound on the weights are ours; the paper has
+    independent rows and equal projections.
     """
 
     def __init__(self, *, gramian: str = "auto", every: int = 1) -> None:

@@ -27,9 +27,7 @@ class PCD(Aggregation):
     and the update is |g_1| q / |q|; p_j is the preference of task j (tau p_j is 1 at most).
 
     Cost: the Gramian, and one backward pass.
-
     State: per task, the exponential mean of |g_k|^2 and in how many steps it was there.
-
     Safe range: solved exactly for gradients of any size and any ratio of sizes; a constraint of a zero gradient is
     void. `eps` is in units of |g|^2: a task whose gradients are shorter than its root gets less than its share; 0 makes
     the rule free of scale. Where the shares contradict each other the update is g_1, where g_1 is zero it is 0, and a
@@ -47,12 +45,12 @@ class PCD(Aggregation):
     Raises:
         ValueError: `tau` or `beta` out of range, or `eps` negative.
 
-    Differs from the paper: NOTE[DIFF] preferences scale the shares; any number of tasks, where the paper lists the sets
-    of active constraints.
-
     Reference:
         Varam, AlHajri: Not all objectives are born equal: Priority-constrained descent for hierarchical multi-objective
         optimization, 2026.
+
+    Differs from the paper: NOTE[DIFF] preferences scale the shares; any number of tasks, where the paper lists the sets
+    of active constraints.
     """
 
     def __init__(

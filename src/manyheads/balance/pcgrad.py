@@ -26,9 +26,7 @@ class PCGrad(Aggregation):
     a combination of the g_j, so the Gramian is all that is needed.
 
     Cost: the Gramian, and one backward pass.
-
     State: per task, in how many steps it was there (it draws the order).
-
     Safe range: gradients of any size and any ratio of sizes; one of zero is left as it is and takes nothing from
     others. Exact for the drawn order. With two tasks the update opposes no gradient; with three or more it may (a later
     projection can undo an earlier one), and the order alone changes it. The user's `weight` p_i scales the altered
