@@ -1,55 +1,91 @@
-"""Which parameters does a loss depend on? Ask autograd's graph, once per set of tasks."""
+"""Autograd's graph: which parameters a loss depends on, and what they are used for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 
 def reached(loss: Tensor) -> set[Tensor]:
     """The leaf tensors that require a gradient and that a loss depends on."""
-    if loss.grad_fn is None:
-        return {loss} if loss.requires_grad else set()
-    seen: set[Any] = set()
-    todo: list[Any] = [loss.grad_fn]
-    leaves: set[Tensor] = set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(node.variable)
-        todo += [following for following, _ in node.next_functions]
-    return leaves
+    return set(Walk([loss]).leaves)
 
 
-class Reach:
-    """Remembers, per set of tasks, which parameters are shared by two losses or more and which belong to one.
+class Walk:
+    """The graph below some tensors, down to the gates and no further.
 
-    The walk costs about a millisecond for a hundred tensors, so it is made once for each set of tasks; `forget` it when
-    parameters were frozen, unfrozen or replaced.
+    Attributes:
+        leaves: parameters -> their node.
+        parents: node -> those that read it, and as which of their inputs.
+        entries: gates that were met.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[frozenset[str], tuple[list[Tensor], dict[str, list[Tensor]]]] = {}
+    def __init__(self, roots: Sequence[Tensor], gates: Collection[Any] = ()) -> None:
+        self.leaves: dict[Tensor, Node | None] = {}
+        self.parents: dict[Node, list[tuple[Node, int]]] = {}
+        self.entries: set[Node] = set()
+        todo = []
+        for root in roots:
+            if root.grad_fn is not None:
+                todo.append(root.grad_fn)
+                self.parents.setdefault(root.grad_fn, [])
+            elif root.requires_grad:
+                self.leaves[root] = None
+        seen = set(todo)
+        while todo:
+            node = todo.pop()
+            if node in gates:
+                self.entries.add(node)
+                continue
+            if hasattr(node, "variable"):
+                self.leaves[node.variable] = node
+                continue
+            for i, (below, _) in enumerate(node.next_functions):
+                if below is None:
+                    continue
+                self.parents.setdefault(below, []).append((node, i))
+                if below not in seen:
+                    seen.add(below)
+                    todo.append(below)
 
-    def split(self, losses: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-        """(shared, own): the parameters that two losses or more reach, and per task those that it alone reaches."""
-        key = frozenset(losses)
-        if key not in self._known:
-            reach = {task: reached(loss) for task, loss in losses.items()}
-            count: dict[Tensor, int] = {}
-            for leaves in reach.values():
-                for leaf in leaves:
-                    count[leaf] = count.get(leaf, 0) + 1
-            shared = [leaf for leaf, n in count.items() if n > 1]
-            own = {task: [leaf for leaf in leaves if count[leaf] == 1] for task, leaves in reach.items()}
-            self._known[key] = (shared, own)
-        return self._known[key]
 
-    def forget(self) -> None:
-        """Ask the graph again next time."""
-        self._known.clear()
+_PASSED = ("TBackward0", "ToCopyBackward0")
+"""What may stand between a weight and the product that it is used in."""
+PRODUCTS = {
+    "AddmmBackward0": (1, 2, "_saved_mat1", "_saved_mat2"),
+    "MmBackward0": (0, 1, "_saved_self", "_saved_mat2"),
+}
+"""Products of matrices: (which input is x, which is the transposed weight, where each is kept)."""
+
+
+def uses_of(walk: Walk, leaf: Tensor) -> list[tuple[Node, bool]] | None:
+    """(product, is it its bias) of all products x W' + b that use a parameter; None where it is used otherwise."""
+    found: list[tuple[Node, bool]] = []
+    todo: list[tuple[Any, int]] = [(walk.leaves[leaf], 0)]
+    while todo:
+        node, turned = todo.pop()
+        for parent, i in walk.parents.get(node, ()):
+            name = parent.name()
+            if name in _PASSED:
+                todo.append((parent, turned + (name == "TBackward0")))
+                continue
+            if name not in PRODUCTS or not _unscaled(parent):
+                return None
+            _, weight, _, _ = PRODUCTS[name]
+            is_weight = i == weight and turned == 1 and leaf.dim() == 2
+            is_bias = name == "AddmmBackward0" and i == 0 and turned == 0 and leaf.dim() == 1
+            if not (is_weight or is_bias):
+                return None
+            found.append((parent, is_bias))
+    return found or None
+
+
+def _unscaled(node: Any) -> bool:
+    return node.name() == "MmBackward0" or node._saved_alpha == node._saved_beta == 1
+
+
+def input_of(node: Node) -> Tensor:
+    return getattr(node, PRODUCTS[node.name()][2]).detach()

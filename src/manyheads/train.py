@@ -80,8 +80,7 @@ class Training:
             self.valid = {t: rows.to(torch.float64) for t, rows in self.valid.items()}
         model.to(self.device)
         self.penalties = Penalised(model, penalties) if isinstance(model, Model) else None
-        self._weights: dict[str, Tensor] = dict(model.named_parameters())
-        self.optim = optim
+        self._weights, self.optim = dict(model.named_parameters()), optim
         self.optimizer = make_optimizer(parameter_groups(model, optim), optim)
         self.scheduler, self.schedule_each = make_scheduler(
             self.optimizer, optim, self.n_epochs, -(-sampler.n_steps // trainer.accumulate_grad_batches)
@@ -96,9 +95,7 @@ class Training:
         self.frozen: list[str] = []
         self.history: list[Record] = []
         self.events: list[dict[str, Any]] = []
-        self.finished = False
-        self.interrupted = False
-        self.primary_only = False
+        self.finished = self.interrupted = self.primary_only = False
         self.use: dict[str, dict[str, float]] = {}
         """What the sharing scheme wants to be seen, as of the last epoch: task -> label -> number."""
         self.stacked = False
@@ -298,9 +295,12 @@ class Training:
                 self._record("train", task, "loss", loss / n)
                 self._record("train", task, "weight", weight / n)
         self._record("train", None, "lr", self.optimizer.param_groups[0]["lr"])
-        for name, seen in self.balance.report().items():
-            for label, number in seen.items():
-                self._record("balance", name, label, number)
+        self._record_notes("balance", self.balance.report())
+
+    def _record_notes(self, split: str, notes: Mapping[Any, Mapping[str, float]]) -> None:
+        for task, own in notes.items():
+            for label, number in own.items():
+                self._record(split, task, label, number)
 
     def _validate(self, found: Mapping[str, Result]) -> tuple[float | None, list[str]]:
         """(mean skill, tasks that improved); the scores go to the history."""
@@ -325,9 +325,7 @@ class Training:
                 self.best_states[name] = state
                 improved.append(name)
         mean = sum(skills) / len(skills) if skills else None
-        for name in self.tasks:
-            for label, number in self.use.get(name, {}).items():
-                self._record("sharing", name, label, number)
+        self._record_notes("sharing", {name: self.use[name] for name in self.tasks if name in self.use})
         self._record("valid", None, "skill", mean)
         if self.best.improved(mean, self.epoch):
             self.best_state = state or self.snapshot()

@@ -13,7 +13,8 @@ from manyheads.balance import Balance
 from manyheads.catalog import find
 from manyheads.data import Batch
 from manyheads.encoders import Encoder
-from manyheads.graph import Reach, reached
+from manyheads.gramian import Gradients
+from manyheads.graph import reached
 from manyheads.model import Ensemble, Model
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace
@@ -76,7 +77,8 @@ def test_every_parameter_is_reached_by_some_loss(pair):
 def test_heads_are_each_tasks_own(pair):
     model = _model(pair)
     rows = rows_for(list(model.tasks.values()), missing=0.3)
-    shared, own = Reach().split(Supervised()(model, Batch({"t": rows}), Trace(cut=True)))
+    found = Gradients(Supervised()(model, Batch({"t": rows}), Trace(cut=True)))
+    shared, own = found.shared or [], found.own
     for task in model.tasks:
         alone = _used_by(model, _x(pair), task) == [task]
         for p in model.heads[task].parameters():
@@ -298,7 +300,7 @@ def test_an_ensemble_can_be_traced(pair):
     losses = Supervised()(ensemble, Batch({"t": rows}), trace)
     assert losses.cut is None
     assert all(value.dim() == 0 for value in trace.aux.values())
-    own = Reach().split(losses)[1]
+    own = Gradients(losses).own
     weights = dict(zip(ensemble.names, ensemble.weights, strict=True))
     for task, key in ensemble.base.heads.keys_of.items():
         users = _used_by(_model(pair), _x(pair), task)
