@@ -69,7 +69,9 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "fixed": [{"weights": {"a": 2.0, "b": 0.5}}],
         "dwa": [{}, {"steps_per_epoch": 3}],
         "rlw": [{"distribution": d} for d in ("normal", "uniform", "dirichlet")],
+        "go4align": [{}, {"n_groups": 3}],
         "famo": [{}, {"gamma": 1e-3, "lr": 0.1}],
+        "graddrop": [{}, {"leak": 0.2, "seed": 3}],
         "stch": [{}, {"mu": 3.0, "ideal": {"a": 0.1}}, {"ideal": "running"}],
     },
     Penalty: {
