@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 from statistics import mean
 
@@ -14,6 +15,7 @@ from manyheads.balance import Losses
 from manyheads.balance.dwa import DWA
 from manyheads.balance.famo import FAMO
 from manyheads.balance.gls import GLS
+from manyheads.balance.go4align import GO4Align, groups_of
 from manyheads.balance.imtll import IMTLL
 from manyheads.balance.rlw import RLW
 from manyheads.balance.si import SI
@@ -74,7 +76,7 @@ def _weights(balance, losses, **more):
 # -- the size of the update
 
 
-@pytest.mark.parametrize("make", [DWA, RLW, SI, STCH, FAMO], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("make", [DWA, RLW, SI, STCH, FAMO, GO4Align], ids=lambda c: c.__name__)
 def test_weights_sum_to_the_number_of_tasks_that_are_there(make):
     balance, net = make(), Net()
     for step in range(12):
@@ -452,6 +454,44 @@ def test_at_rest_famo_has_rates_that_stand_to_each_other_as_the_preferences_do()
             x -= 1e-3 * x.grad
         balance.stepped()
     assert balance.last_weights["a"] / (4 * balance.last_weights["b"]) == pytest.approx(3.0, rel=0.01)
+
+
+# -- GO4Align
+
+
+def _grouped(values, n_groups):
+    """Each value's group mean, from all ways to put the values into groups."""
+    best = None
+    for assignment in itertools.product(range(n_groups), repeat=len(values)):
+        means = {g: mean(v for v, a in zip(values, assignment, strict=True) if a == g) for g in set(assignment)}
+        spread = sum((v - means[a]) ** 2 for v, a in zip(values, assignment, strict=True))
+        if best is None or spread < best[0]:
+            best = spread, [means[a] for a in assignment]
+    return best[1]
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 3])
+def test_go4align_shares_a_weight_among_the_tasks_of_a_group(n_groups):
+    balance, q = GO4Align(n_groups, lr=0.03), torch.ones(6)
+    names = ("f", "a", "c", "b", "e", "d")
+    for step in range(20):
+        losses = torch.rand(6, generator=torch.Generator().manual_seed(step)) * torch.tensor([1, 2, 1, 5, 0.3, 1]) + 0.1
+        single = q / losses
+        single = (6 * single / single.sum()).tolist()
+        values = dict(zip(names, losses.tolist(), strict=True))
+        assert _weights(balance, values) == pytest.approx(_grouped(single, n_groups), rel=1e-10)
+        assert len(set(_weights(balance, values))) == n_groups
+        balance.update(values, None)
+        q = q * torch.exp(-0.03 * losses)
+        q = q / q.sum()
+    with pytest.raises(ValueError, match="`n_groups`"):
+        GO4Align(0)
+
+
+def test_groups_on_a_line():
+    assert groups_of([0.0, 0.1, 5.0, 5.1, 9.0], 3) == [0, 2, 4]
+    assert groups_of([1.0], 1) == [0]
+    assert groups_of([1.0, 1.0, 1.0], 3) == [0, 1, 2]
 
 
 # -- the toy problem of CAGrad, Nash-MTL and FAMO
