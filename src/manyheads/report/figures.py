@@ -169,6 +169,7 @@ def card(
     greater_is_better: bool = True,
     chosen: float | None = None,
     level: int = 3,
+    ring: bool = True,
 ) -> Markup:
     """One small multiple: a validated number above, the train loss below, over the same epochs.
 
@@ -181,6 +182,7 @@ def card(
         greater_is_better: which way the upper number is better.
         chosen: the epoch whose weights were kept, drawn through both panels.
         level: the rank of the heading, 1 to 6.
+        ring: whether the best point of the upper panel is marked.
     """
     both = [x for x, value in (*upper, *lower) if value is not None]
     if not both:
@@ -203,7 +205,7 @@ def card(
     if chosen is not None and first <= chosen <= last:
         x = f"{across(chosen):.1f}"
         parts.append(f'<line class="chosen" x1="{x}" x2="{x}" y1="20" y2="{bottom:.1f}"/>')
-    found = best(upper, greater_is_better)
+    found = best(upper, greater_is_better) if ring else None
     if found:
         low, high = _extent(upper)
         y = 22 + depth * (1 - (found[1] - low) / (high - low))
@@ -216,7 +218,11 @@ def card(
         if mark == int(mark):
             parts.append(f'<text x="{across(mark):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{mark:g}</text>')
     parts.append(f'<text x="2" y="{bottom + 16:.1f}">epoch</text>')
-    words = card_words(name, upper, lower, upper_name, lower_name, greater_is_better)
+    words = (
+        card_words(name, upper, lower, upper_name, lower_name, greater_is_better)
+        if ring
+        else f"{name}: {_from_to(upper, upper_name)} {_from_to(lower, lower_name)}".strip()
+    )
     return Markup(
         f'<div class="card"><h{level} title="{escape(name)}"><bdi>{escape(name)}</bdi></h{level}>'
         f'<svg viewBox="0 0 {_WIDE:g} {bottom + 22:g}" role="img" aria-label="{escape(words)}">'
@@ -241,10 +247,12 @@ def card_words(
     found = best(upper, greater_is_better)
     if found:
         words += f"{upper_name} is best, {number(found[1])}, at epoch {found[0]:g}. "
-    known = [value for _, value in lower if value is not None]
-    if known:
-        words += f"{lower_name} goes from {number(known[0])} to {number(known[-1])}."
-    return words.strip()
+    return (words + _from_to(lower, lower_name)).strip()
+
+
+def _from_to(points: Points, name: str) -> str:
+    known = [value for _, value in points if value is not None]
+    return f"{name} goes from {number(known[0])} to {number(known[-1])}." if known else ""
 
 
 def spark(values: Sequence[float | None], low: float, high: float) -> Markup:
@@ -330,7 +338,7 @@ def _extent(points: Points) -> tuple[float, float]:
     known = [value for _, value in points if value is not None]
     low, high = min(known), max(known)
     if not high > low:
-        low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+        low, high = (low - abs(low) * 0.5, high + abs(high) * 0.5) if low else (0.0, 1.0)
     return low, high
 
 

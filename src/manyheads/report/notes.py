@@ -75,7 +75,7 @@ def note(name: str, value: Any) -> list[Note]:
             width = widths.pop()
             columns = [str(key) for key in table] if width == len(inner) else [str(i) for i in range(width)]
             return [_matrix(name, columns, table)]
-        return [_courses(name, table)]
+        return [courses(name, table)]
     if isinstance(value, Mapping) and all(isinstance(item, (Mapping, list, tuple)) for item in inner):
         parts = [part for key, item in table.items() for part in note(f"{name} · {key}", item)]
         if len(parts) <= 24 and all(part.rows for part in parts):
@@ -137,7 +137,13 @@ def _bars(name: str, table: Mapping[Any, Any]) -> Note:
     return Note(name, ("value",), rows)
 
 
-def _courses(name: str, table: Mapping[Any, Sequence[Any]]) -> Note:
+def courses(name: str, table: Mapping[Any, Sequence[Any]]) -> Note:
+    """Numbers over epochs or steps: a small line for each name, all of one scale, and where it began and ended.
+
+    Args:
+        name: the heading.
+        table: name -> its numbers in order, None where there is none; some number must be known.
+    """
     known = [value for item in table.values() for value in item if value is not None]
     low, high = min(known), max(known)
     rows = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import figures, notes
+from manyheads.report import balances, figures, notes
 from manyheads.report.words import NONE, decimals, number, span
 from manyheads.results import Report, Score, TaskComparison, TaskInfo
 
@@ -263,6 +263,11 @@ class View:
         return notes.use(order, self.used)
 
     @cached_property
+    def giving(self) -> balances.Giving | None:
+        """Who gives way, where the balance has something to tell."""
+        return balances.giving(self._series, self.report.tasks, self.level + 1)
+
+    @cached_property
     def final(self) -> bool:
         """Whether the last record of the sharing scheme is of the model that was kept, after the last epoch."""
         epochs = {own: [r.epoch for r in self.report.history if (r.split == "sharing") == own] for own in (True, False)}
@@ -279,13 +284,13 @@ class View:
 
     @property
     def notes(self) -> list[notes.Note]:
-        """What was recorded: the notes, and each task's weight over the epochs where the history has it."""
+        """What was recorded: the notes, and each task's weight over the epochs where no other section has it."""
         found = [part for name, value in self.report.notes.items() for part in notes.note(name, value)]
         weights: dict[str, Any] = {}
         for (metric, split, task), series in self._series.items():
             if metric == "weight" and split == "train" and task is not None:
                 weights[task] = [value for _, value in series]
-        if weights and any(value is not None for item in weights.values() for value in item):
+        if self.giving is None and any(value is not None for item in weights.values() for value in item):
             found += notes.note("Task weights over the epochs", weights)
         return found
 
@@ -317,6 +322,7 @@ class View:
             ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
             ("scores", "Scores", bool(self.report.scores)),
             ("use", "Who uses what", self.use is not None),
+            ("giving", "Who gives way", self.giving is not None),
             ("notes", "What the methods recorded", bool(self.notes)),
             ("settings", "Settings", bool(self.report.settings)),
             ("environment", "Environment", bool(self.report.environment)),
