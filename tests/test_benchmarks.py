@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from manyheads.balance import Balance
 from manyheads.catalog import index
@@ -115,6 +116,8 @@ def test_every_balance_has_a_row_or_a_reason_and_its_rate_is_the_best_on_the_tun
         assert {len(values) for values in row["values"].values()} == {2}
         assert row["verdict"] in ("", "helps", "hurts", "undecided")
     assert rows["card, equal"]["delta_m"] == 0
+    for word in ("upgrad", "mgda"):
+        assert rows[f"card, {word}, features against exact"]["verdict"] == "undecided"
 
 
 def test_balances_are_judged_from_what_the_cache_has(tmp_path):
@@ -151,3 +154,37 @@ def test_balances_are_judged_from_what_the_cache_has(tmp_path):
     assert row["verdict"] == "helps"
     assert "card: better than equal weighting beyond noise: uncertainty (+1.0 %)" in told
     assert "| `uncertainty` | losses | **+1.0 [+1.0, +1.0]** | helps on card |" in told
+
+
+@pytest.mark.usefixtures("at_root")
+def test_step_cost_refuses_a_side_with_another_gradient():
+    bench = importlib.import_module("benchmarks.step_cost")
+    case = bench.Case(bench.QUICK_SETTINGS[0], 8)
+    half = bench.Step(case.net, lambda: (sum(case.losses()) / 2).backward())
+    with pytest.raises(RuntimeError, match=r"`half` should have the gradient of `plain`.*Found them 0.5 apart"):
+        bench.verify("any", {"plain": bench.plain(case), "half": half})
+
+
+@pytest.mark.usefixtures("at_root")
+def test_step_cost_sees_the_highest_sum_of_live_allocations():
+    bench = importlib.import_module("benchmarks.step_cost")
+    net = bench.Net(bench.QUICK_SETTINGS[0], 0)
+
+    def work():
+        for _ in range(3):
+            torch.empty(1000, dtype=torch.float64)  # one of them at a time
+        return [torch.empty(500) for _ in range(2)]
+
+    assert 8000 <= bench.peak(bench.Step(net, work)) < 9000
+
+
+def test_step_cost_times_every_side_and_its_exact_gramian_is_exact():
+    pytest.importorskip("torchjd")
+    rows = {row["name"]: row for row in json.loads(smoke("step_cost")[1][-1])["results"]}
+    assert not any("missing" in row for row in rows.values())
+    case = "3 x 64, K = 8, batch 32, linear heads"
+    sides = {name.removeprefix(f"{case}, "): row for name, row in rows.items() if name.startswith(f"{case}, ")}
+    timed = {side for side, row in sides.items() if "ms" in row}
+    assert {"plain", "features, ones", "exact, ones", "loop", "torchjd vmap", "torchjd autogram"} < timed
+    assert sides["exact"]["gramian_error"] < 1e-4
+    assert sides["loop"]["jacobians"] > 0.9  # it holds one
