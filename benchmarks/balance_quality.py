@@ -17,7 +17,8 @@ better), with the 95 % interval of the corrected resampled t. A verdict rests on
 of a data set. ``upgrad`` and ``mgda`` run with ``gramian: features`` and ``exact`` as well, where the data set allows.
 Time per step is measured apart, all methods in turn.
 
-Left out: ``fixed``, whose weights somebody has to choose. Another method joins by being in the catalogue.
+Left out: ``fixed``, whose weights somebody has to choose, and methods with a setting that has no default (``pcd`` has
+one, the primary task: the first of a data set). Another method joins by being in the catalogue.
 
 School and fashion need their files (environment variable MANYHEADS_DATA). `--cache FILE` keeps what is done, so that an
 interrupted run goes on; delete it when the library has changed. `--markdown` prints the README's table.
@@ -99,7 +100,7 @@ class Choice(NamedTuple):
         cls = find(Balance, self.word)  # type: ignore[type-abstract]
         if issubclass(cls, Aggregation):
             return "Gramian"
-        return "losses" if issubclass(cls, Weighting) or not cls.cut else "gradients"
+        return "losses" if issubclass(cls, Weighting) or not cls.cut else "Jacobian"
 
     def balance(self, tasks: Sequence[str]) -> Balance:
         """A fresh one; a method with a primary task is given the first."""

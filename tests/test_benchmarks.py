@@ -117,7 +117,7 @@ def test_every_balance_has_a_row_or_a_reason_and_its_rate_is_the_best_on_the_tun
         assert row["verdict"] in ("", "helps", "hurts", "undecided")
     assert rows["card, equal"]["delta_m"] == 0
     for word in ("upgrad", "mgda"):
-        assert rows[f"card, {word}, features against exact"]["verdict"] == "undecided"
+        assert abs(rows[f"card, {word}, features against exact"]["delta_m"]) < 0.1
 
 
 def test_balances_are_judged_from_what_the_cache_has(tmp_path):
