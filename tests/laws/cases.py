@@ -72,6 +72,9 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "go4align": [{}, {"n_groups": 3}],
         "famo": [{}, {"gamma": 1e-3, "lr": 0.1}],
         "graddrop": [{}, {"leak": 0.2, "seed": 3}],
+        "torchjd": [
+            {"method": m} for m in ("MGDA", "PCGrad", "AlignedMTL", "ConFIG", "GradDrop", "scalarization.Mean")
+        ],
         "stch": [{}, {"mu": 3.0, "ideal": {"a": 0.1}}, {"ideal": "running"}],
     },
     Penalty: {
