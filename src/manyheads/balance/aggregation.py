@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -244,7 +245,7 @@ class Aggregation(Balance):
             fresh.state = {}
             n = len(preference)
             agreed = fresh.solve(Problem(np.ones((n, n)), tuple(map(str, range(n))), np.ones(n), preference))
-            self._sizes[key] = preference.sum() / agreed.weights.sum()
+            self._sizes[key] = preference.sum() / agreed.weights.sum() if preference.any() else 0.0
         return weights * self._sizes[key]
 
     def report(self) -> dict[str | None, dict[str, float]]:
@@ -266,7 +267,8 @@ class Aggregation(Balance):
             raise ValueError(
                 f"`{type(self).__name__}` should be given the losses as well. Found none; `weights(G, losses)`."
             )
-        solution = self.solve(problem)
+        with _blas().limit(limits=1, user_api="blas"):  # several threads wait longer for each other than they work
+            solution = self.solve(problem)
         self.residual, self.note = float(solution.residual), solution.note
         return solution
 
@@ -327,6 +329,14 @@ class Watch:
 
 MANY = 12
 """With more tasks than this the cosine of each pair is not reported."""
+
+
+@cache
+def _blas() -> Any:
+    import scipy.linalg  # noqa: F401  # it brings a BLAS of its own
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _added(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
