@@ -22,9 +22,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from .graph import Walk
-from .heads import Heads, LinearHeads, linear_head
+from .heads import Heads, LinearHeads, cloned, linear_head
 from .layers import Part, Pass, add
 
 Cut = Mapping[str, Sequence[tuple[Tensor, Tensor]]]
@@ -68,6 +69,8 @@ class Gradients:
             self._divide({task: [*self._heads.own[task], *leaves] for task, leaves in below.items()})
         else:
             self.own = {task: list(leaves) for task, leaves in self._heads.own.items()}
+            if not any(self._heads.read(task) for task in self.tasks):
+                self.shared = []  # what is below does not learn
 
     def _divide(self, reach: Mapping[str, Iterable[Tensor]]) -> None:
         count: dict[Tensor, int] = {}
@@ -87,7 +90,8 @@ class Gradients:
         else:
             return None
         pairs = {task: [(z, v) for z, v in own if v.grad_fn is not None] for task, own in pairs.items()}
-        gates = {view.grad_fn: task for task, own in pairs.items() for _, view in own}
+        pairs = {task: list({id(v): (z, v) for z, v in own}.values()) for task, own in pairs.items()}
+        gates = {(view.grad_fn, view.output_nr): task for task, own in pairs.items() for _, view in own}
         walks = {task: Walk([loss], gates) for task, loss in self.losses.items()}
         owner: dict[Tensor, str] = {}
         for task, walk in walks.items():
@@ -95,6 +99,11 @@ class Gradients:
                 return None  # it reads what is another's
             if any(owner.setdefault(leaf, task) != task for leaf in walk.leaves):
                 return None  # two heads share a parameter
+        below = Walk([z for own in pairs.values() for z, _ in own])
+        if not owner.keys().isdisjoint(below.leaves):
+            return None  # a head uses what is below the cut: a tied weight, a connection past it
+        if features is not None and any(z.grad_fn in below.parents for z in features):
+            return None  # one is made from another, whose gradient would contain its own
         if features is not None:
             return Heads(self.losses, walks, pairs, self.scale, together=False)
         linear = [linear_head(walks[task], pairs[task]) for task in self.tasks]
@@ -133,8 +142,8 @@ class Gradients:
         if not alike:
             raise ValueError(
                 "`gramian: features` should have activations that all tasks read through views of their own. Found "
-                "none in this step (tables of their own, a head that reads another task, weights that are mixed, or "
-                "no `features=` with a bare dict of losses); use auto or exact."
+                "none in this step (tables of their own, a head that reads another task or past the cut, weights that "
+                "are mixed, features made from one another, a dict of losses without `features=`); use auto or exact."
             )
         if not least:
             raise ValueError(
@@ -144,6 +153,7 @@ class Gradients:
         return mode
 
     def _exact(self) -> Tensor:
+        """Over the parameters; over all leaves that ask for gradients where none of them is an `nn.Parameter`."""
         passes = self._passes()
         by_leaf: dict[Tensor, list[Part]] = {}
         for each in passes:
@@ -151,8 +161,10 @@ class Gradients:
                 by_leaf.setdefault(leaf, []).append(part)
         first = next(iter(self.losses.values()))
         gram = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=first.device)
+        inputs = [leaf for leaf in by_leaf if not isinstance(leaf, Parameter)]
         for leaf in list(by_leaf):
-            add(gram, by_leaf.pop(leaf))
+            if len(inputs) == len(by_leaf) or isinstance(leaf, Parameter):
+                add(gram, by_leaf.pop(leaf))
         return gram
 
     def _passes(self) -> list[Pass]:
@@ -161,6 +173,7 @@ class Gradients:
             return [
                 Pass((i,), [loss], [[torch.full_like(loss, self.scale)]], self._asked((task,)), {task: self.own[task]})
                 for i, (task, loss) in enumerate(self.losses.items())
+                if loss.requires_grad
             ]
         groups: dict[frozenset[int], list[int]] = {}
         for i, task in enumerate(self.tasks):
@@ -195,8 +208,9 @@ class Gradients:
         if self._heads is not None:
             roots, directions = self._heads.combined(kept, weights)
         elif self.shared:
-            roots = [self.losses[task] for task in kept]
-            directions = [torch.full_like(loss, self.scale * weights[t]) for t, loss in zip(kept, roots, strict=True)]
+            moving = [task for task in kept if self.losses[task].requires_grad]
+            roots = [self.losses[task] for task in moving]
+            directions = [torch.full_like(self.losses[task], self.scale * weights[task]) for task in moving]
         rest = [value for value in aux if value.requires_grad]
         scales = [torch.full_like(value, self.scale) for value in rest]
         if self.shared is None:
@@ -211,15 +225,18 @@ class Gradients:
     def rows(self) -> dict[str, dict[Tensor, Tensor]]:
         """The gradients themselves, `scale` times as large: task -> parameter -> gradient, shared and own ones."""
         found: dict[str, dict[Tensor, Tensor | None]] = {task: {} for task in self.tasks}
+        own = {leaf for leaves in self.own.values() for leaf in leaves}
         for each in self._passes():
             leaves = list(Walk(each.roots).leaves)
             gradients = each.gradients(leaves) if leaves else []
             for j, i in enumerate(each.places):
-                found[self.tasks[i]] |= {x: None if g is None else g[j] for x, g in zip(leaves, gradients, strict=True)}
+                mine = [None if g is None else g[j] for g in gradients]
+                mine = [cloned([g])[0] if x in own else g for x, g in zip(leaves, mine, strict=True)]
+                found[self.tasks[i]] |= dict(zip(leaves, mine, strict=True))
         if self._heads is not None:
             for task in self.tasks:
                 found[task] |= dict(zip(self._heads.own[task], self._heads.own_gradients(task), strict=True))
-        return {task: {x: g for x, g in own.items() if g is not None} for task, own in found.items()}
+        return {task: {x: g for x, g in row.items() if g is not None} for task, row in found.items()}
 
     def _add_own(self, kept: Sequence[str]) -> None:
         for task in kept:
@@ -236,7 +253,7 @@ class Gradients:
                 self._own_gradients[task] = list(
                     torch.autograd.grad(roots, rest, directions, retain_graph=True, allow_unused=True)
                 )
-            found += list(zip(rest, self._own_gradients.get(task, ()), strict=True))
+            found += list(zip(rest, cloned(self._own_gradients.get(task, ())), strict=True))
             for leaf, gradient in found:
                 if gradient is not None:
                     leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient

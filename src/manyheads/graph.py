@@ -14,6 +14,10 @@ def reached(loss: Tensor) -> set[Tensor]:
     return set(Walk([loss]).leaves)
 
 
+Edge = tuple[Any, int]
+"""A node, and which of its outputs."""
+
+
 class Walk:
     """The graph below some tensors, down to the gates and no further.
 
@@ -23,31 +27,32 @@ class Walk:
         entries: gates that were met.
     """
 
-    def __init__(self, roots: Sequence[Tensor], gates: Collection[Any] = ()) -> None:
+    def __init__(self, roots: Sequence[Tensor], gates: Collection[Edge] = ()) -> None:
         self.leaves: dict[Tensor, Node | None] = {}
         self.parents: dict[Node, list[tuple[Node, int]]] = {}
-        self.entries: set[Node] = set()
-        todo = []
+        self.entries: set[Edge] = set()
+        todo: list[Any] = []
         for root in roots:
-            if root.grad_fn is not None:
+            if (edge := (root.grad_fn, root.output_nr)) in gates:
+                self.entries.add(edge)
+            elif root.grad_fn is not None:
                 todo.append(root.grad_fn)
-                self.parents.setdefault(root.grad_fn, [])
             elif root.requires_grad:
                 self.leaves[root] = None
         seen = set(todo)
         while todo:
             node = todo.pop()
-            if node in gates:
-                self.entries.add(node)
-                continue
-            if hasattr(node, "variable"):
+            if type(node).__name__ == "AccumulateGrad":
                 self.leaves[node.variable] = node
                 continue
-            for i, (below, _) in enumerate(node.next_functions):
+            for i, edge in enumerate(node.next_functions):
+                below = edge[0]
                 if below is None:
                     continue
                 self.parents.setdefault(below, []).append((node, i))
-                if below not in seen:
+                if edge in gates:
+                    self.entries.add(edge)
+                elif below not in seen:
                     seen.add(below)
                     todo.append(below)
 
@@ -72,19 +77,23 @@ def uses_of(walk: Walk, leaf: Tensor) -> list[tuple[Node, bool]] | None:
             if name in _PASSED:
                 todo.append((parent, turned + (name == "TBackward0")))
                 continue
-            if name not in PRODUCTS or not _unscaled(parent):
+            if name not in PRODUCTS or not unscaled(parent):
                 return None
             _, weight, _, _ = PRODUCTS[name]
             is_weight = i == weight and turned == 1 and leaf.dim() == 2
-            is_bias = name == "AddmmBackward0" and i == 0 and turned == 0 and leaf.dim() == 1
+            is_bias = name == "AddmmBackward0" and i == 0 and turned == 0 and leaf.shape == _outputs_of(parent)
             if not (is_weight or is_bias):
                 return None
             found.append((parent, is_bias))
     return found or None
 
 
-def _unscaled(node: Any) -> bool:
+def unscaled(node: Any) -> bool:
     return node.name() == "MmBackward0" or node._saved_alpha == node._saved_beta == 1
+
+
+def _outputs_of(node: Any) -> tuple[int, ...]:
+    return tuple(node._saved_mat2_sym_sizes[1:])
 
 
 def input_of(node: Node) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .graph import PRODUCTS, Walk, uses_of
+from .graph import PRODUCTS, Walk, unscaled, uses_of
+from .layers import flat, wide
 
 LOOKED_AT = 16
-"""So many of an activation's numbers tell whether a row has a gradient."""
+"""So many of an activation's numbers are looked at first to tell whether a row has a gradient."""
 
 
 class Heads:
@@ -29,7 +30,9 @@ class Heads:
     ) -> None:
         self.losses, self.pairs, self.scale, self.together = losses, pairs, scale, together
         self.own = {task: list(walk.leaves) for task, walk in walks.items()}
-        self._read = {t: frozenset(id(z) for z, v in pairs[t] if v.grad_fn in walks[t].entries) for t in losses}
+        self._read = {
+            t: frozenset(id(z) for z, v in pairs[t] if (v.grad_fn, v.output_nr) in walks[t].entries) for t in losses
+        }
         self._activations: dict[str, list[Tensor]] = {}
         for task, read in self._read.items():
             unique = {id(z): z for z, _ in pairs[task] if id(z) in read}
@@ -65,9 +68,9 @@ class Heads:
             each: dict[str, Sequence[Tensor | None]] = {}
             if self.together:
                 flat = torch.autograd.grad(
-                    list(self.losses.values()),
+                    [loss for loss in self.losses.values() if loss.requires_grad],
                     [x for t in self.losses for x in inputs[t]],
-                    [torch.full_like(loss, self.scale) for loss in self.losses.values()],
+                    [torch.full_like(loss, self.scale) for loss in self.losses.values() if loss.requires_grad],
                     retain_graph=True,
                     allow_unused=True,
                 )
@@ -89,24 +92,27 @@ class Heads:
             for task, gradients in each.items():
                 read = [z for z, _ in self.pairs[task] if id(z) in self._read[task]]
                 for z, g in zip(read, gradients, strict=False):
-                    if g is not None:
-                        at[task][id(z)] = at[task][id(z)] + g if id(z) in at[task] else g
-                own[task] = list(gradients[len(read) :])
+                    g = torch.zeros_like(z) if g is None else g
+                    at[task][id(z)] = at[task][id(z)] + g if id(z) in at[task] else g
+                own[task] = cloned(gradients[len(read) :])
             self._found = at, own
         return self._found
 
     def gram(self) -> Tensor:
         """Of the gradients at the activations (tasks, tasks)."""
-        rows = [g.flatten(1) for g in self.gradients(tuple(self.losses))]
-        rows = [r.float() if r.dtype in (torch.bfloat16, torch.float16) else r for r in rows]
+        rows = [flat(g) for g in self.gradients(tuple(self.losses))]
         return torch.stack([(r @ r.T).double() for r in rows]).sum(0)
 
     def overlap(self) -> float:
         """The least part of rows that two tasks have in common, of the one that has fewer."""
         found = []
         for g in self.gradients(tuple(self.losses)):
-            flat = g.flatten(2) if g.dim() > 2 else g.unsqueeze(-1)
-            found.append((flat[..., :: max(flat.shape[-1] // LOOKED_AT, 1)] != 0).any(-1))
+            rows = g.reshape(*g.shape[:2], -1) if g.dim() > 1 else g[:, None, None]
+            step = max(rows.shape[-1] // LOOKED_AT, 1)
+            known = (rows[..., ::step] != 0).any(-1)
+            if step > 1 and not bool(known.all()):
+                known[~known] = (rows[~known] != 0).any(-1)
+            found.append(known)
         return _least(torch.cat(found, 1))
 
     def combined(self, tasks: Sequence[str], weights: Mapping[str, float]) -> tuple[list[Tensor], list[Tensor]]:
@@ -127,12 +133,18 @@ class Heads:
         return list(everywhere.values()), directions
 
 
+def cloned(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Each in memory of its own: autograd may return one tensor for two parameters, or an expanded number."""
+    return [None if g is None else g.clone() for g in gradients]
+
+
 def _least(known: Tensor) -> float:
-    """Of rows that tasks know (tasks, rows): min over pairs of |both| / min(|one|, |other|)."""
+    """Of rows that tasks know (tasks, rows): min over pairs of |both| / min(|one|, |other|), 1 where one has none."""
     known = known.float()
     both = known @ known.T
     size = both.diagonal()
-    return float((both / torch.minimum(size[:, None], size[None]).clamp(min=1)).min())
+    least = torch.minimum(size[:, None], size[None])
+    return float(torch.where(least > 0, both / least, 1.0).min())
 
 
 @dataclass
@@ -148,11 +160,11 @@ class Linear:
 def linear_head(walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Linear | None:
     if len(pairs) != 1 or pairs[0][0].dim() != 2 or len(walk.entries) != 1:
         return None
-    readers = walk.parents[next(iter(walk.entries))]
+    readers = walk.parents[next(iter(walk.entries))[0]]
     if len(readers) != 1:
         return None
     node, i = readers[0]
-    if node.name() not in PRODUCTS or i != PRODUCTS[node.name()][0]:
+    if node.name() not in PRODUCTS or i != PRODUCTS[node.name()][0] or not unscaled(node):
         return None
     leaves: list[Tensor | None] = [None, None]
     for leaf in walk.leaves:
@@ -201,7 +213,7 @@ class LinearHeads(Heads):
             g if g is not None else self.z.new_zeros(len(self.z), n) for g, n in zip(found, self.sizes, strict=False)
         ]
         self.errors = torch.cat(errors, 1)
-        self._own = self._own_of(found[len(heads) :])
+        self._own = self._own_of(cloned(found[len(heads) :]))
 
     def _own_of(self, rest: Sequence[Tensor | None]) -> dict[str, list[Tensor | None]]:
         of_weights = (self.errors.T @ self.z.detach()).split(self.sizes)
@@ -227,9 +239,7 @@ class LinearHeads(Heads):
         (rows, n), d = self.errors.shape, self.weight.shape[1]
         if n * (rows + d) > rows * d:  # wide layers: the gradients E_k W_k themselves are cheaper
             return super().gram()
-        errors, weight = (
-            x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (self.errors, self.weight)
-        )
+        errors, weight = wide(self.errors), wide(self.weight)
         entries = (errors.T @ errors).double() * (weight @ weight.T).double()
         of = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes)).to(entries.device)
         inside = entries.new_zeros(len(self.sizes), len(entries)).index_add(0, of, entries)

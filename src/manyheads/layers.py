@@ -46,9 +46,18 @@ class Part:
         kept = [input_of(node) for node in self.products]
         inputs = kept[0] if len(kept) == 1 else torch.cat(kept)
         errors = self.errors[0] if len(self.errors) == 1 else torch.cat(self.errors, 1)
-        if errors.dtype in (torch.bfloat16, torch.float16):
-            inputs, errors = inputs.float(), errors.float()
+        errors = wide(errors)
         return inputs.to(errors.dtype), errors
+
+
+def wide(x: Tensor) -> Tensor:
+    """In a type that products of gradients fit into."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def flat(x: Tensor) -> Tensor:
+    """Gradients (tasks, ...) -> (tasks, n), to be multiplied."""
+    return wide((x.to_dense() if x.is_sparse else x).reshape(len(x), -1))
 
 
 def add(gram: Tensor, parts: Sequence[Part]) -> None:
@@ -116,13 +125,13 @@ class Pass:
         parts: dict[Tensor, Part] = {}
         for leaf, g in zip(self.plain, found[len(nodes) :], strict=False):
             if g is not None:
-                parts[leaf] = Part(self.places, g.flatten(1))
+                parts[leaf] = Part(self.places, flat(g))
         for leaf, uses in self.uses.items():
             there = [(node, is_bias) for node, is_bias in uses if errors[node] is not None]
             if not there:
                 continue
             if there[0][1]:
-                total = torch.stack([errors[n].sum(1) for n, _ in there]).sum(0)  # type: ignore[union-attr]
+                total = torch.stack([wide(errors[n]).sum(1) for n, _ in there]).sum(0)  # type: ignore[arg-type]
                 parts[leaf] = Part(self.places, total)
             else:
                 each: list[Any] = [errors[n] for n, _ in there]
@@ -152,4 +161,6 @@ class Pass:
             )
             for i in range(n)
         ]
+        if n == 1:
+            return [None if g is None else g.unsqueeze(0) for g in each[0]]
         return [None if g[0] is None else torch.stack(g) for g in zip(*each, strict=True)]
