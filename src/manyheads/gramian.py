@@ -26,7 +26,7 @@ from torch.nn import Parameter
 
 from .graph import Walk
 from .heads import Heads, LinearHeads, cloned, linear_head
-from .layers import Part, Pass, add
+from .layers import Part, Pass, accumulate, add, joined
 
 Cut = Mapping[str, Sequence[tuple[Tensor, Tensor]]]
 """task -> pairs (shared activation, the task's own view of it)."""
@@ -61,6 +61,7 @@ class Gradients:
         self.shared: list[Tensor] | None = None
         """The parameters that two tasks or more reach; None where that is everything below the cut."""
         self._own_gradients: dict[str, list[Tensor | None]] = {}
+        self._parts: dict[Tensor, list[Part]] | None = None
         self._heads = self._find_heads(cut, features)
         if self._heads is None:
             self._divide({task: list(Walk([loss]).leaves) for task, loss in losses.items()})
@@ -154,24 +155,26 @@ class Gradients:
 
     def _exact(self) -> Tensor:
         """Over the parameters; over all leaves that ask for gradients where none of them is an `nn.Parameter`."""
-        passes = self._passes()
-        by_leaf: dict[Tensor, list[Part]] = {}
-        for each in passes:
+        parts: dict[Tensor, list[Part]] = {}
+        for each in self._passes():
             for leaf, part in each.run(self._own_gradients).items():
-                by_leaf.setdefault(leaf, []).append(part)
+                parts.setdefault(leaf, []).append(part)
+        self._parts = {leaf: joined(own) for leaf, own in parts.items()}
         first = next(iter(self.losses.values()))
         gram = torch.zeros(len(self.tasks), len(self.tasks), dtype=torch.float64, device=first.device)
-        inputs = [leaf for leaf in by_leaf if not isinstance(leaf, Parameter)]
-        for leaf in list(by_leaf):
-            if len(inputs) == len(by_leaf) or isinstance(leaf, Parameter):
-                add(gram, by_leaf.pop(leaf))
+        every = not any(isinstance(leaf, Parameter) for leaf in parts)
+        for leaf, own in self._parts.items():
+            if every or isinstance(leaf, Parameter):
+                add(gram, own)
         return gram
 
     def _passes(self) -> list[Pass]:
         """One for each group of tasks that go down from the same activations."""
+        asked = None if self.shared is None else set(self.shared)
         if self._heads is None:
+            n = len(self.tasks)
             return [
-                Pass((i,), [loss], [[torch.full_like(loss, self.scale)]], self._asked((task,)), {task: self.own[task]})
+                Pass((i,), [loss], [[torch.full_like(loss, self.scale)]], asked, {task: self.own[task]}, n)
                 for i, (task, loss) in enumerate(self.losses.items())
                 if loss.requires_grad
             ]
@@ -186,11 +189,8 @@ class Gradients:
             roots = self._heads.activations(names[0])
             above = {task: set(self._heads.own[task]) for task in names}
             below = {t: [leaf for leaf in self.own[t] if leaf not in above[t]] for t in names}
-            passes.append(Pass(members, roots, self._heads.gradients(names), self._asked(names), below, len(groups)))
+            passes.append(Pass(members, roots, self._heads.gradients(names), asked, below, len(names)))
         return passes
-
-    def _asked(self, tasks: Sequence[str]) -> set[Tensor] | None:
-        return None if self.shared is None else set(self.shared)
 
     # -- the way back
 
@@ -203,6 +203,11 @@ class Gradients:
         """
         kept = [task for task in self.tasks if task in weights]
         self._add_own(kept)
+        if self._parts is not None:
+            self._add_parts({i: weights[task] for i, task in enumerate(self.tasks) if task in weights})
+            if rest := [value for value in aux if value.requires_grad]:
+                torch.autograd.backward(rest, [torch.full_like(value, self.scale) for value in rest])
+            return
         roots: list[Tensor] = []
         directions: list[Tensor] = []
         if self._heads is not None:
@@ -238,6 +243,15 @@ class Gradients:
                 found[task] |= dict(zip(self._heads.own[task], self._heads.own_gradients(task), strict=True))
         return {task: {x: g for x, g in row.items() if g is not None} for task, row in found.items()}
 
+    @torch.no_grad()
+    def _add_parts(self, weights: Mapping[int, float]) -> None:
+        """The weighted sums of gradients that were carried down to be measured: no further pass is needed."""
+        assert self._parts is not None
+        for leaf, parts in self._parts.items():
+            for part in parts:
+                if not weights.keys().isdisjoint(part.places):
+                    accumulate(leaf, part.combined(weights).view(leaf.shape))
+
     def _add_own(self, kept: Sequence[str]) -> None:
         for task in kept:
             found: list[tuple[Tensor, Tensor | None]] = []
@@ -256,4 +270,4 @@ class Gradients:
             found += list(zip(rest, cloned(self._own_gradients.get(task, ())), strict=True))
             for leaf, gradient in found:
                 if gradient is not None:
-                    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+                    accumulate(leaf, gradient)

@@ -98,3 +98,8 @@ def _outputs_of(node: Any) -> tuple[int, ...]:
 
 def input_of(node: Node) -> Tensor:
     return getattr(node, PRODUCTS[node.name()][2]).detach()
+
+
+def rows_of(node: Any) -> int:
+    """How many rows the input of a product has."""
+    return getattr(node, PRODUCTS[node.name()][2] + "_sym_sizes")[0]

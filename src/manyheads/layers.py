@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .graph import Walk, input_of, uses_of
+from .graph import Walk, input_of, rows_of, uses_of
 
 
 @dataclass
@@ -30,17 +30,23 @@ class Part:
         return self.gradients
 
     def gram(self) -> Tensor:
-        """(tasks, tasks), by the cheaper of two ways."""
+        """(tasks, tasks)."""
         if self.gradients is None:
             inputs, errors = self._rows()
-            n, rows, out = errors.shape
-            d = inputs.shape[1]
-            by_rows = rows * rows * (d + n * out) + n * n * rows * out
-            if by_rows < n * rows * d * out + n * n * d * out:
-                turned = (inputs @ inputs.T) @ errors
-                return errors.flatten(1) @ turned.flatten(1).T
-        flat = self.flat()
-        return flat @ flat.T
+            return flat(errors) @ flat((inputs @ inputs.T) @ errors).T
+        return self.gradients @ self.gradients.T
+
+    def combined(self, weights: Mapping[int, float]) -> Tensor:
+        """sum_k w_k g_k (n,) over the places that have a weight."""
+        there = [j for j, place in enumerate(self.places) if place in weights]
+        w = [weights[self.places[j]] for j in there]
+        every = len(there) == len(self.places)  # what is left out may not be finite
+        if self.gradients is not None:
+            own = self.gradients if every else self.gradients[there]
+            return own.new_tensor(w) @ own
+        inputs, errors = self._rows()
+        errors = errors if every else errors[there]
+        return (torch.tensordot(errors.new_tensor(w), errors, 1).T @ inputs).flatten()
 
     def _rows(self) -> tuple[Tensor, Tensor]:
         kept = [input_of(node) for node in self.products]
@@ -50,6 +56,12 @@ class Part:
         return inputs.to(errors.dtype), errors
 
 
+def _by_rows(weight: Tensor, products: Sequence[Node], n: int) -> bool:
+    """Whether products of rows are cheaper than the gradients of a weight (out, d) themselves, for n tasks."""
+    (out, d), rows = weight.shape, sum(rows_of(node) for node in products)
+    return rows * rows * (d + n * out) + n * n * rows * out < n * rows * d * out + n * n * d * out
+
+
 def wide(x: Tensor) -> Tensor:
     """In a type that products of gradients fit into."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -57,19 +69,39 @@ def wide(x: Tensor) -> Tensor:
 
 def flat(x: Tensor) -> Tensor:
     """Gradients (tasks, ...) -> (tasks, n), to be multiplied."""
-    return wide((x.to_dense() if x.is_sparse else x).reshape(len(x), -1))
+    return wide(_dense(x).reshape(len(x), -1))
+
+
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """The same parts, as one where they are made from the same rows."""
+    if len(parts) == 1 or not parts[0].products or any(part.products != parts[0].products for part in parts):
+        return list(parts)
+    errors = [torch.cat(each) for each in zip(*(part.errors for part in parts), strict=True)]
+    return [Part([i for part in parts for i in part.places], None, parts[0].products, errors)]
 
 
 def add(gram: Tensor, parts: Sequence[Part]) -> None:
-    places = [i for part in parts for i in part.places]
-    if parts[0].products and all(part.products == parts[0].products for part in parts):  # rows in common
-        errors = [torch.cat(each) for each in zip(*(part.errors for part in parts), strict=True)]
-        found = Part(places, None, parts[0].products, errors).gram()
+    """Add the products of one parameter's gradients."""
+    if len(parts) == 1:
+        found = parts[0].gram()
     else:
-        flat = torch.cat([part.flat() for part in parts])
-        found = flat @ flat.T
-    index = torch.tensor(places, device=gram.device)
+        rows = torch.cat([part.flat() for part in parts])
+        found = rows @ rows.T
+    index = torch.tensor([i for part in parts for i in part.places], device=gram.device)
     gram[index[:, None], index[None]] += found.to(gram.dtype)
+
+
+def accumulate(leaf: Tensor, gradient: Tensor) -> None:
+    """Add to `.grad`."""
+    gradient = gradient.to(leaf.dtype)
+    if leaf.grad is None:
+        leaf.grad = gradient
+    else:
+        leaf.grad.add_(gradient)
+
+
+TOGETHER = 8
+"""So many tasks go down in one batch: more are not faster, and take more memory."""
 
 
 class Pass:
@@ -81,7 +113,7 @@ class Pass:
         directions: of each activation, the gradients of the tasks there (tasks, ...).
         shared: the parameters whose products are asked; None for all.
         own: per task, parameters below that are its own: their gradients are wanted as well.
-        n_groups: how many passes there are.
+        n_alike: how many tasks go down through the same rows, in this pass and in others.
     """
 
     def __init__(
@@ -91,7 +123,7 @@ class Pass:
         directions: Sequence[Any],
         shared: set[Tensor] | None,
         own: Mapping[str, list[Tensor]],
-        n_groups: int = 1,
+        n_alike: int,
     ) -> None:
         self.places, self.roots, self.directions, self.own = places, roots, directions, own
         walk = Walk(roots)
@@ -103,7 +135,7 @@ class Pass:
             if leaf in mine or (shared is not None and leaf not in shared):
                 continue
             uses = None if node is None else uses_of(walk, leaf)
-            if uses is None:
+            if uses is None or (leaf.dim() > 1 and not _by_rows(leaf, [n for n, _ in uses], n_alike)):
                 self.plain.append(leaf)
             else:
                 self.uses[leaf] = uses
@@ -139,28 +171,38 @@ class Pass:
         return parts
 
     def gradients(self, inputs: Sequence[Any]) -> list[Tensor | None]:
-        """Per input (tasks, ...), None where no task reaches it."""
+        """Per input (tasks, ...), None where no task reaches it.
+
+        Together where there is little to compute for each: gradients of matrices are faster one task after the other.
+        """
         n = len(self.places)
-        if n > 1:
+        if n > 1 and not any(isinstance(x, Tensor) and x.dim() > 1 for x in inputs):
             try:
-                return list(
-                    torch.autograd.grad(
-                        self.roots,
-                        inputs,
-                        self.directions,
-                        retain_graph=True,
-                        allow_unused=True,
-                        is_grads_batched=True,
-                    )
-                )
-            except (RuntimeError, NotImplementedError):  # what torch cannot do for several at once it does one by one
+                parts = [self._some(inputs, slice(i, i + TOGETHER)) for i in range(0, n, TOGETHER)]
+            except (RuntimeError, NotImplementedError):  # what torch cannot do for several at once
                 pass
-        each = [
-            torch.autograd.grad(
-                self.roots, inputs, [d[i] for d in self.directions], retain_graph=True, allow_unused=True
-            )
-            for i in range(n)
-        ]
-        if n == 1:
-            return [None if g is None else g.unsqueeze(0) for g in each[0]]
-        return [None if g[0] is None else torch.stack(g) for g in zip(*each, strict=True)]
+            else:
+                return [g[0] if len(g) == 1 or g[0] is None else torch.cat(g) for g in zip(*parts, strict=True)]
+        found: list[Tensor | None] = []
+        for i in range(n):
+            directions = [d[i] for d in self.directions]
+            one = torch.autograd.grad(self.roots, inputs, directions, retain_graph=True, allow_unused=True)
+            if n == 1:
+                return [None if g is None else g.unsqueeze(0) for g in one]
+            if not found:
+                found = [None if g is None else _dense(g).new_empty(n, *g.shape) for g in one]
+            for all_of, g in zip(found, one, strict=True):
+                if all_of is not None and g is not None:
+                    all_of[i] = _dense(g)
+            del one
+        return found
+
+    def _some(self, inputs: Sequence[Any], tasks: slice) -> tuple[Tensor | None, ...]:
+        directions = [d[tasks] for d in self.directions]
+        return torch.autograd.grad(
+            self.roots, inputs, directions, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.to_dense() if x.is_sparse else x
