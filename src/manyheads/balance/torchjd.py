@@ -233,11 +233,13 @@ class _OnLosses(Weighting):
         self.held, self.size, self.lr = held, _Size(size, held, self._agreed), lr
         self._preference: dict[str, float] = {}
         self._pending: tuple[tuple[str, ...], Look] | None = None
+        self._notes: dict[str, float] = {}
 
     def weights(self, losses: Losses) -> Tensor:
         preference = losses.preferences()
         self._preference |= {task: losses.weight.get(task, 1.0) for task in losses.tasks}
         if self.held.lacks(losses.tasks):
+            self._note(INCOMPLETE)
             return preference
         places = self.held.places(losses.tasks)
         values = self._values(losses.vector.detach() * preference, places)
@@ -246,6 +248,7 @@ class _OnLosses(Weighting):
         p = preference.double().cpu().numpy()
         weights[places] = found.double().cpu().numpy()
         if not np.isfinite(weights).all():
+            self._note(NOT_FINITE)
             return preference
         return losses.vector.new_tensor(self.size(p * weights, p))
 
@@ -286,12 +289,19 @@ class _OnLosses(Weighting):
         if callable(step := getattr(self.held.module, "step", None)):
             step()
 
+    def _note(self, word: str) -> None:
+        self._notes[f"steps, {word}"] = self._notes.get(f"steps, {word}", 0.0) + 1
+
+    def report(self) -> dict[str | None, dict[str, float]]:
+        found, self._notes = self._notes, {}
+        return {None: found} if found else {}
+
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"preference": dict(self._preference)}
+        return super().state_dict() | {"preference": dict(self._preference), "notes": dict(self._notes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._preference, self._pending = dict(state["preference"]), None
+        self._preference, self._notes, self._pending = dict(state["preference"]), dict(state["notes"]), None
 
     def _values(self, values: Tensor, places: Sequence[int]) -> Tensor:
         """In the object's order, type and place."""
