@@ -58,14 +58,16 @@ class GradDrop(Surgery):
 
     def combine(self, rows: Tensor, tasks: Sequence[str], preference: Tensor) -> Tensor:
         rows = rows * preference[:, None]
-        size = rows.abs().sum(0)
+        sizes = rows.abs()
+        size = sizes.sum(0)
         purity = (1 + rows.sum(0) / size.where(size > 0, 1.0)) / 2
         draw = torch.Generator().manual_seed(seed_of(self.seed, "graddrop", self._age))
         picked = torch.rand(rows.shape[1], generator=draw, dtype=torch.float32).to(rows.device) < purity
-        kept = torch.where(picked, rows.clamp(min=0), rows.clamp(max=0))
-        leak = rows.new_tensor([self._leaks.get(task, self._leak) for task in tasks])[:, None]
-        heard = leak * rows + (1 - leak) * kept
-        total = rows.abs().double().sum(1)
-        share = heard.abs().double().sum(1) / total.where(total > 0, 1.0)
+        total = sizes.sum(1, dtype=torch.float64)
+        heard = torch.where(picked, rows.clamp(min=0), rows.clamp(max=0))
+        if self._leak or self._leaks:
+            leak = rows.new_tensor([self._leaks.get(task, self._leak) for task in tasks])[:, None]
+            heard = leak * rows + (1 - leak) * heard
+        share = heard.abs().sum(1, dtype=torch.float64) / total.where(total > 0, 1.0)
         self.last_weights = dict(zip(tasks, (share * preference).tolist(), strict=True))
         return heard.sum(0)
