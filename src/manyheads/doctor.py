@@ -189,7 +189,8 @@ def table(word: str) -> str:
         "cost": lambda entry: entry["cost"] or "",
         "paper": _paper,
     }
-    shown = {heading: cell for heading, cell in columns.items() if any(cell(entry) for entry in found.values())}
+    filled = {heading: sum(bool(cell(entry)) for entry in found.values()) for heading, cell in columns.items()}
+    shown = {heading: cell for heading, cell in columns.items() if 2 * filled[heading] > len(found)}
     headings = ["word", *shown]
     rows = [headings, ["---"] * len(headings)]
     for name, entry in found.items():
