@@ -304,10 +304,10 @@ def test_what_was_not_finite_is_counted():
     assert "left out because not finite: “a” in 3 steps." in text
 
 
-def test_of_a_balance_that_reads_losses_no_more_is_said_than_it_saw():
+def test_of_a_balance_that_records_weights_alone_no_more_is_said_than_it_saw():
     text = page({}, weights=((1.0, 3.0), (1.0, 0.5)))
     assert "“a” weighed most (3.000) and “b” least (0.500)" in text
-    assert "whether gradients conflict was not looked at" in text
+    assert "whether gradients conflict is not something that this balance records." in text
     assert "Do gradients agree?" not in text
     assert "Task weights over the epochs" in text
     assert "Gramian" not in text

@@ -205,7 +205,7 @@ def _uneven(weights: Mapping[str, Sequence[float | None]]) -> str:
     found = f"In the last epoch {_named(most)} weighed most ({number(top)}) and {_named(least)} least ({number(low)})"
     if not top > low:
         found = "In the last epoch all tasks weighed the same"
-    return f"{found}; this balance reads losses alone, so whether gradients conflict was not looked at."
+    return f"{found}; whether gradients conflict is not something that this balance records."
 
 
 def _ends(courses: Mapping[str, Sequence[float | None]]) -> tuple[tuple[str, float], tuple[str, float]]:
