@@ -156,7 +156,8 @@ class Gradients:
     def _exact(self) -> Tensor:
         """Over the parameters; over all leaves that ask for gradients where none of them is an `nn.Parameter`."""
         parts: dict[Tensor, list[Part]] = {}
-        for each in self._passes():
+        passes = self._passes()
+        for each in passes:
             for leaf, part in each.run(self._own_gradients).items():
                 parts.setdefault(leaf, []).append(part)
         self._parts = {leaf: joined(own) for leaf, own in parts.items()}
@@ -166,6 +167,8 @@ class Gradients:
         for leaf, own in self._parts.items():
             if every or isinstance(leaf, Parameter):
                 add(gram, own)
+        if any(each.sparse for each in passes):  # such gradients are to stay sparse, as they are on the way back
+            self._parts = None
         return gram
 
     def _passes(self) -> list[Pass]:

@@ -131,12 +131,16 @@ class Pass:
         self.nodes: dict[Node, None] = {}
         self.uses: dict[Tensor, list[tuple[Node, bool]]] = {}
         self.plain: list[Tensor] = []
+        self.sparse = False
+        """Whether a parameter gets a gradient of some rows only."""
         for leaf, node in walk.leaves.items():
             if leaf in mine or (shared is not None and leaf not in shared):
                 continue
             uses = None if node is None else uses_of(walk, leaf)
             if uses is None or (leaf.dim() > 1 and not _by_rows(leaf, [n for n, _ in uses], n_alike)):
                 self.plain.append(leaf)
+                if node is not None:
+                    self.sparse |= any(getattr(n, "_saved_sparse", False) for n, _ in walk.parents.get(node, ()))
             else:
                 self.uses[leaf] = uses
                 self.nodes |= dict.fromkeys(n for n, _ in uses)

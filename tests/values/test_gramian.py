@@ -661,6 +661,17 @@ def test_gradients_are_added_to_those_that_are_there(way):
         assert torch.allclose(a + 1, b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["features", "exact"])
+def test_sparse_gradients_stay_sparse(mode):
+    words = nn.Embedding(50, D, sparse=True)
+    step, _ = _world(words, _ids(9), [HEADS["linear"]() for _ in range(2)], "features")
+    found = Gradients(*step())
+    found.measure(mode)
+    found.backward({"t0": 2.0, "t1": 0.5})
+    assert words.weight.grad.is_sparse
+    torch.optim.SparseAdam(words.parameters()).step()
+
+
 @pytest.mark.parametrize("measured", ["auto", "exact", None])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_gradient_has_memory_of_its_own(way, measured):
