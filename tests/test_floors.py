@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "manyheads"
 
 FLOORS = (
-    "_version faults files stopping yaml12 catalog graph heads layers gramian solvers blocks copies "
+    "_version faults files stopping yaml12 catalog graph layers heads gramian solvers blocks copies "
     "formulas metrics results statistics verdicts scoretable",
     "tasks encoders balance penalties",
     "data sharing",

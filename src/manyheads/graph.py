@@ -89,6 +89,7 @@ def uses_of(walk: Walk, leaf: Tensor) -> list[tuple[Node, bool]] | None:
 
 
 def unscaled(node: Any) -> bool:
+    """Whether a product is x W' + b and not alpha x W' + beta b."""
     return node.name() == "MmBackward0" or node._saved_alpha == node._saved_beta == 1
 
 
@@ -97,6 +98,7 @@ def _outputs_of(node: Any) -> tuple[int, ...]:
 
 
 def input_of(node: Node) -> Tensor:
+    """What a product read: x."""
     return getattr(node, PRODUCTS[node.name()][2]).detach()
 
 

@@ -57,8 +57,8 @@ class Heads:
         return [self._stack(tuple(tasks), id(z)) for z in self._activations[tasks[0]]]
 
     def _stack(self, tasks: tuple[str, ...], key: int) -> Tensor:
+        found = self._solve()[0]
         if (tasks, key) not in self._stacks:
-            found = self._solve()[0]
             self._stacks[tasks, key] = torch.stack([found[task][key] for task in tasks])
         return self._stacks[tasks, key]
 
@@ -158,6 +158,7 @@ class Linear:
 
 
 def linear_head(walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Linear | None:
+    """The linear layer that a head begins with, if that is all that reads the cut."""
     if len(pairs) != 1 or pairs[0][0].dim() != 2 or len(walk.entries) != 1:
         return None
     readers = walk.parents[next(iter(walk.entries))[0]]
@@ -173,9 +174,9 @@ def linear_head(walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Linear | 
             if len(uses) > 1 or leaf.dtype != pairs[0][0].dtype:
                 return None
             leaves[uses[0][1]] = leaf
+    weight = PRODUCTS[node.name()][1]
     for j, (below, _) in enumerate(node.next_functions):  # whatever the product reads is the view or such a leaf
-        expected = [leaves[0]] if j == PRODUCTS[node.name()][1] else [leaves[1]]
-        if j != i and below is not None and expected == [None]:
+        if j != i and below is not None and leaves[j != weight] is None:
             return None
     kept = getattr(node, PRODUCTS[node.name()][3])
     return None if kept is None else Linear(node, kept.detach().T, *leaves)
@@ -231,8 +232,16 @@ class LinearHeads(Heads):
 
     def _solve(self) -> tuple[dict[str, dict[int, Tensor]], dict[str, list[Tensor | None]]]:
         if self._found is None:
-            parts = zip(self.heads.items(), self.errors.split(self.sizes, 1), strict=True)
-            self._found = {t: {id(self.z): e @ h.weight} for (t, h), e in parts}, self._own
+            n, d = len(self.sizes), self.weight.shape[1]
+            if len(set(self.sizes)) == 1:  # all in one product
+                errors = self.errors.view(len(self.errors), n, -1).transpose(0, 1)
+                stack = errors @ self.weight.view(n, -1, d)
+                self._stacks[tuple(self.heads), id(self.z)] = stack
+                each: Sequence[Tensor] = stack.unbind()
+            else:
+                parts = zip(self.heads.values(), self.errors.split(self.sizes, 1), strict=True)
+                each = [e @ head.weight for head, e in parts]
+            self._found = {t: {id(self.z): g} for t, g in zip(self.heads, each, strict=True)}, self._own
         return self._found
 
     def gram(self) -> Tensor:
@@ -246,8 +255,9 @@ class LinearHeads(Heads):
         return inside.new_zeros(len(self.sizes), len(self.sizes)).index_add(1, of, inside)
 
     def overlap(self) -> float:
-        known = torch.stack([(e != 0).any(1) for e in self.errors.split(self.sizes, 1)])
-        return _least(known)
+        if len(set(self.sizes)) == 1:
+            return _least((self.errors.view(len(self.errors), len(self.sizes), -1) != 0).any(-1).T)
+        return _least(torch.stack([(e != 0).any(1) for e in self.errors.split(self.sizes, 1)]))
 
     def combined(self, tasks: Sequence[str], weights: Mapping[str, float]) -> tuple[list[Tensor], list[Tensor]]:
         each = [weights.get(task, 0.0) for task in self.heads]

@@ -162,12 +162,7 @@ def test_a_wrong_balance_is_refused_before_training(balance, said, capsys):
 FIELDS = {"name", "kind", "cost", "state", "safe_range", "paper", "year", "reference", "sentence"}
 
 
-UNSAID = ("equal", "fixed", "uncertainty")
-"""Those whose sections are still to be written; the mark is strict, so that nothing stays here longer than it must."""
-SAID = [pytest.param(w, marks=[pytest.mark.xfail(strict=True)] if w in UNSAID else []) for w in WORDS]
-
-
-@pytest.mark.parametrize("word", SAID)
+@pytest.mark.parametrize("word", WORDS)
 def test_every_balance_is_documented(word):
     entry = entries("balance")[word]
     where = f"The docstring of `{word}` should"

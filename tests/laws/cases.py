@@ -71,6 +71,8 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "rlw": [{"distribution": d} for d in ("normal", "uniform", "dirichlet")],
         "go4align": [{}, {"n_groups": 3}],
         "famo": [{}, {"gamma": 1e-3, "lr": 0.1}],
+        "pcd": [{"primary": "a"}],
+        "mgda": [{}, {"gramian": "exact", "every": 2}],
         "graddrop": [{}, {"leak": 0.2, "seed": 3}],
         "torchjd": [
             {"method": m} for m in ("MGDA", "PCGrad", "AlignedMTL", "ConFIG", "GradDrop", "scalarization.Mean")

@@ -126,6 +126,7 @@ class Balance(ABC):
         self.state: dict[str, dict[str, Any]] = {}
         self.dropped: dict[str, int] = {}
         """Per task, in how many steps its loss was not finite and was left out."""
+        self._told: dict[str, int] = {}
         self.last_weights: dict[str, float] = {}
         """The weights of the last step, for the History."""
         self._seen: dict[str, float] = {}
@@ -163,6 +164,8 @@ class Balance(ABC):
                 self.dropped[every.tasks[i]] = self.dropped.get(every.tasks[i], 0) + 1
             keep = finite.nonzero().flatten().tolist()
             filled = scale == 1.0 and bool(keep)
+            if scale != 1.0:
+                (every.vector.sum() * scale).backward()  # the scaler is to see it
             if filled:
                 every = self._without(losses, [every.tasks[i] for i in keep], look)
         if filled:
@@ -204,7 +207,9 @@ class Balance(ABC):
 
     def report(self) -> dict[str | None, dict[str, float]]:
         """What is to be seen of the steps since it was last asked: task (None: all) -> label -> number."""
-        return {}
+        new = {task: n - self._told.get(task, 0) for task, n in self.dropped.items()}
+        self._told = dict(self.dropped)
+        return {task: {"steps, not finite": float(n)} for task, n in new.items() if n}
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
         """Renew `state` at the end of a step, from the loss of each task that it had (the sum over its parts)."""
@@ -225,12 +230,13 @@ class Balance(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that must be kept to go on exactly: plain values by task name."""
-        return {"state": {t: dict(s) for t, s in self.state.items()}, "dropped": dict(self.dropped)}
+        state = {t: dict(s) for t, s in self.state.items()}
+        return {"state": state, "dropped": dict(self.dropped), "told": dict(self._told)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.state = {t: dict(s) for t, s in state["state"].items()}
-        self.dropped = dict(state["dropped"])
+        self.dropped, self._told = dict(state["dropped"]), dict(state["told"])
 
 
 def _whole(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:

@@ -12,8 +12,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..gramian import MODES, Gradients
+from ..layers import accumulate
 from . import Balance, Look, Losses
 
 Array = np.ndarray
@@ -190,12 +192,18 @@ class Aggregation(Balance):
             for leaf in row:
                 count[leaf] = count.get(leaf, 0) + 1
         gram = np.zeros((len(tasks), len(tasks)))
-        for leaf in (leaf for leaf, n in count.items() if n > 1):
+        inputs = not any(isinstance(leaf, Parameter) for leaf in count)
+        for leaf in (leaf for leaf, n in count.items() if n > 1 and (inputs or isinstance(leaf, Parameter))):
             has = [i for i, task in enumerate(tasks) if leaf in rows[task]]
             flat = torch.stack([rows[tasks[i]][leaf].flatten() for i in has]).double()
             gram[np.ix_(has, has)] += (flat @ flat.T).cpu().numpy() / scale**2
         kept = self._finite(tasks, gram)
-        if not kept or (len(kept) < len(tasks) and scale != 1.0):
+        if len(kept) < len(tasks) and scale != 1.0:
+            for task in tasks:  # the scaler is to see it
+                for leaf, g in rows[task].items():
+                    accumulate(leaf, g)
+            return False
+        if not kept:
             return False
         known = [tasks[i] for i in kept]
         if len(known) > 1 and any(n > 1 for n in count.values()):
@@ -205,8 +213,7 @@ class Aggregation(Balance):
         self._age += 1
         for task in known:
             for leaf, g in rows[task].items():
-                g = g * weights[task] if count[leaf] > 1 else g
-                leaf.grad = g if leaf.grad is None else leaf.grad + g
+                accumulate(leaf, g * weights[task] if count[leaf] > 1 else g)
         self.last_weights = weights
         return True
 
@@ -231,7 +238,8 @@ class Aggregation(Balance):
         preference = np.array([self._preference(parts, task) for task in tasks])
         solution = self._solved(Problem(gram, tuple(tasks), np.array(list(values.values())), preference))
         weights = self.sized(solution.weights, preference)
-        self._watch.add(tasks, gram, weights, solution, mode)
+        if len(tasks) > 1:
+            self._watch.add(tasks, gram, solution, mode)
         return dict(zip(tasks, weights.tolist(), strict=True))
 
     def sized(self, weights: Array, preference: Array) -> Array:
@@ -250,6 +258,8 @@ class Aggregation(Balance):
 
     def report(self) -> dict[str | None, dict[str, float]]:
         found, self._watch = self._watch.report(), Watch()
+        for task, own in super().report().items():
+            found[task] = found.get(task, {}) | own
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -281,36 +291,37 @@ class Watch:
         self.steps: dict[str, int] = {}
         self.residual = 0.0
 
-    def add(self, tasks: Sequence[str], gram: Array, weights: Array, solution: Solution, mode: str) -> None:
+    def add(self, tasks: Sequence[str], gram: Array, solution: Solution, mode: str) -> None:
         """One step more."""
         norms = np.sqrt(np.maximum(gram.diagonal(), 0))
         inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
         cosines = gram * inverse[:, None] * inverse
-        sums = self.sums.setdefault(tuple(tasks), [0, 0.0, 0.0, 0.0])
+        sums = self.sums.setdefault((mode, *tasks), [0, 0.0, 0.0, 0.0])
         for i, value in enumerate((1, norms, cosines, cosines < 0)):
             sums[i] = sums[i] + value
-        self.residual = max(self.residual, solution.residual)
+        self.residual = float(np.fmax(self.residual, solution.residual))
         for word in (f"steps, {mode}", *([f"steps, {solution.note}"] if solution.note else [])):
             self.steps[word] = self.steps.get(word, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        sums = [[list(tasks), s[0], *(np.asarray(x).tolist() for x in s[1:])] for tasks, s in self.sums.items()]
+        sums = [[list(key), s[0], *(np.asarray(x).tolist() for x in s[1:])] for key, s in self.sums.items()]
         return {"sums": sums, "steps": dict(self.steps), "residual": self.residual}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.sums = {tuple(tasks): [n, *map(np.array, rest)] for tasks, n, *rest in state["sums"]}
+        self.sums = {tuple(key): [n, *map(np.array, rest)] for key, n, *rest in state["sums"]}
         self.steps, self.residual = dict(state["steps"]), state["residual"]
 
     def report(self) -> dict[str | None, dict[str, float]]:
-        """Means over the steps that a task, or both tasks of a pair, had a label in."""
+        """Means over the steps that a task, or both of a pair, had a label in, by the mode that most steps had."""
         if not self.sums:
             return {}
+        mode = max((word for word, *_ in self.sums), key=lambda word: self.steps[f"steps, {word}"])
         norms: dict[str, list[float]] = {}
         pairs: dict[tuple[str, str], list[float]] = {}
-        for tasks, (n, total, cosines, against) in self.sums.items():
-            for i, a in enumerate(tasks):
+        for (word, *tasks), (n, total, cosines, against) in self.sums.items():
+            for i, a in enumerate(tasks if word == mode else ()):
                 _added(norms, a, n, total[i])
                 for j in range(i + 1, len(tasks)):
                     _added(pairs, (min(a, tasks[j]), max(a, tasks[j])), n, cosines[i, j], against[i, j])

@@ -97,7 +97,7 @@ class Surgery(Balance):
             self.note = ""
             update = self.combine(jacobian, tasks, wanted) * scale
             solution = Solution(np.array([]), 0.0, self.note)
-            self._watch.add(tasks, _gram(jacobian), solution.weights, solution, "exact")
+            self._watch.add(tasks, _gram(jacobian), solution, "exact")
             self._age += 1
             for leaf, part in zip(shared, update.split([leaf.numel() for leaf in shared]), strict=True):
                 _add({leaf: part.view_as(leaf).to(leaf.dtype)})
