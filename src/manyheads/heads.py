@@ -250,11 +250,15 @@ class LinearHeads(Heads):
             return super().gram()
         errors, weight = wide(self.errors), wide(self.weight)
         entries = (errors.T @ errors).double() * (weight @ weight.T).double()
+        if n == len(self.sizes):
+            return entries
         of = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes)).to(entries.device)
         inside = entries.new_zeros(len(self.sizes), len(entries)).index_add(0, of, entries)
         return inside.new_zeros(len(self.sizes), len(self.sizes)).index_add(1, of, inside)
 
     def overlap(self) -> float:
+        if bool((self.errors != 0).all()):
+            return 1.0
         if len(set(self.sizes)) == 1:
             return _least((self.errors.view(len(self.errors), len(self.sizes), -1) != 0).any(-1).T)
         return _least(torch.stack([(e != 0).any(1) for e in self.errors.split(self.sizes, 1)]))

@@ -58,8 +58,11 @@ class Part:
 
 def _by_rows(weight: Tensor, products: Sequence[Node], n: int) -> bool:
     """Whether products of rows are cheaper than the gradients of a weight (out, d) themselves, for n tasks."""
+    if not products:
+        return False
     (out, d), rows = weight.shape, sum(rows_of(node) for node in products)
-    return rows * rows * (d + n * out) + n * n * rows * out < n * rows * d * out + n * n * d * out
+    by_rows = rows * rows * (d + n * out) + n * n * rows * out + rows * d * out  # the last: their weighted sum
+    return by_rows < n * rows * d * out + n * n * d * out
 
 
 def wide(x: Tensor) -> Tensor:
@@ -133,7 +136,7 @@ class Pass:
         self.plain: list[Tensor] = []
         self.sparse = False
         """Whether a parameter gets a gradient of some rows only."""
-        for leaf, node in walk.leaves.items():
+        for leaf, node in sorted(walk.leaves.items(), key=lambda item: item[0].dim() < 2):  # biases after their weights
             if leaf in mine or (shared is not None and leaf not in shared):
                 continue
             uses = None if node is None else uses_of(walk, leaf)

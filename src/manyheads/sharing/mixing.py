@@ -137,7 +137,10 @@ class Mixing(Sharing):
         (raw,) = self.gates.weights(tasks).values()
         share = gate.drawn(raw)
         if trace is not None:
-            self._tell(tasks, self.strength * gate.penalty(raw, share).mean(1), gate.expected(raw), trace)
+            for task, cost in zip(tasks, (self.strength * gate.penalty(raw, share).mean(1)).unbind(), strict=True):
+                trace.add(cost, task)
+            if trace.noting:
+                self._tell(tasks, gate.expected(raw), trace)
         weights: dict[str, Tensor] = {}
         for a, group in zip(share.unbind(1), self.groups, strict=True):
             weights |= self._mixture(a, group, tasks)
@@ -150,17 +153,16 @@ class Mixing(Sharing):
         """The mixtures of some weights, all as one row per task: name -> (tasks, ...)."""
         shared = _leaves(self._places, group)
         own = [leaf for task in tasks for leaf in _leaves(self.own.places(task), group)]
-        rows = _Mixture.apply(a, _row(shared), _row(own).view(len(tasks), -1))
+        rows = _Mixture.apply(a, _Row.apply(*shared), _Row.apply(*own).view(len(tasks), -1))
         parts = rows.split([leaf.numel() for leaf in shared], 1)
         return {
             self._places[i][0]: part.reshape(-1, *leaf.shape)
             for i, leaf, part in zip(group, shared, parts, strict=True)
         }
 
-    def _tell(self, tasks: Sequence[str], cost: Tensor, expected: Tensor, trace: Trace) -> None:
-        for task, own, fractions in zip(tasks, cost.unbind(), expected, strict=True):
-            trace.add(own, task)
-            for label, value in zip(self.labels, fractions, strict=True) if trace.noting else ():
+    def _tell(self, tasks: Sequence[str], expected: Tensor, trace: Trace) -> None:
+        for task, fractions in zip(tasks, expected, strict=True):
+            for label, value in zip(self.labels, fractions, strict=True):
                 trace.note(task, label, value)
 
     def widths(self, task: str) -> list[int]:
@@ -179,10 +181,6 @@ PER = ("task", "stage", "tensor")
 
 def _leaves(places: Sequence[Place], group: Sequence[int]) -> list[Tensor]:
     return [places[i][1]._parameters[places[i][2]] for i in group]  # type: ignore[misc]
-
-
-def _row(leaves: Sequence[Tensor]) -> Tensor:
-    return torch.cat([leaf.reshape(-1) for leaf in leaves])
 
 
 def _entropy(a: Tensor) -> Tensor:
@@ -214,6 +212,25 @@ class _Begin(nn.Module):
                 begin = p + self.noise * p.square().mean().sqrt() * torch.randn_like(p)
                 for copy in copies:
                     copy.copy_(begin)
+
+
+class _Row(torch.autograd.Function):
+    """Weights of any shapes as one row; on the way back each has its part of the row, without a step in between."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*leaves: Tensor) -> Tensor:
+        return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.shapes = [leaf.shape for leaf in inputs]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+        parts = g.split([shape.numel() for shape in ctx.shapes])
+        return tuple(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
 class _Mixture(torch.autograd.Function):
