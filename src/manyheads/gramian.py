@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from .faults import ConfigError
 from .graph import Walk
 from .heads import Heads, LinearHeads, cloned, linear_head
 from .layers import Part, Pass, accumulate, add, joined
@@ -32,8 +33,8 @@ Cut = Mapping[str, Sequence[tuple[Tensor, Tensor]]]
 """task -> pairs (shared activation, the task's own view of it)."""
 
 MODES = ("auto", "features", "exact")
-OVERLAP = 0.5
-"""With ``auto``, `features` needs each pair of tasks to have this part of the rows of the smaller in common."""
+OVERLAP = 0.9
+"""With ``auto``, `features` needs each pair of tasks to have this part of the rows of the larger in common."""
 
 
 class Gradients:
@@ -105,12 +106,10 @@ class Gradients:
             return None  # a head uses what is below the cut: a tied weight, a connection past it
         if features is not None and any(z.grad_fn in below.parents for z in features):
             return None  # one is made from another, whose gradient would contain its own
-        if features is not None:
-            return Heads(self.losses, walks, pairs, self.scale, together=False)
         linear = [linear_head(walks[task], pairs[task]) for task in self.tasks]
         if all(head is not None for head in linear) and len({id(pairs[task][0][0]) for task in self.tasks}) == 1:
             return LinearHeads(self.losses, walks, pairs, self.scale, linear)  # type: ignore[arg-type]
-        return Heads(self.losses, walks, pairs, self.scale)
+        return Heads(self.losses, walks, pairs, self.scale, together=features is None)
 
     # -- the Gramian
 
@@ -121,7 +120,7 @@ class Gradients:
             mode: one of `MODES`.
 
         Raises:
-            ValueError: `features` where the tasks have no activation, or no row, in common.
+            ConfigError: `features` where the tasks have no activation, or no row, in common.
         """
         self.mode = self._chosen(mode)
         if self.mode == "features":
@@ -141,13 +140,13 @@ class Gradients:
         if mode == "auto":
             return "features" if least >= OVERLAP else "exact"
         if not alike:
-            raise ValueError(
+            raise ConfigError(
                 "`gramian: features` should have activations that all tasks read through views of their own. Found "
-                "none in this step (tables of their own, a head that reads another task or past the cut, weights that "
-                "are mixed, features made from one another, a dict of losses without `features=`); use auto or exact."
+                "none in this step (tables of their own, heads that read another task, share a parameter or reach past "
+                "the cut, mixed weights, no `features=` beside a dict of losses); use auto or exact."
             )
         if not least:
-            raise ValueError(
+            raise ConfigError(
                 "`gramian: features` should have tasks that label the same rows. Found two that have no row in common "
                 "in this step, which would look orthogonal whatever they want; use auto or exact."
             )

@@ -104,7 +104,7 @@ class Heads:
         return torch.stack([(r @ r.T).double() for r in rows]).sum(0)
 
     def overlap(self) -> float:
-        """The least part of rows that two tasks have in common, of the one that has fewer."""
+        """The least part of rows that two tasks have in common, of the one that has more."""
         found = []
         for g in self.gradients(tuple(self.losses)):
             rows = g.reshape(*g.shape[:2], -1) if g.dim() > 1 else g[:, None, None]
@@ -139,12 +139,12 @@ def cloned(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _least(known: Tensor) -> float:
-    """Of rows that tasks know (tasks, rows): min over pairs of |both| / min(|one|, |other|), 1 where one has none."""
+    """Of rows that tasks know (tasks, rows): min over pairs of |both| / max(|one|, |other|), 1 where one has none."""
     known = known.float()
     both = known @ known.T
     size = both.diagonal()
-    least = torch.minimum(size[:, None], size[None])
-    return float(torch.where(least > 0, both / least, 1.0).min())
+    some = torch.minimum(size[:, None], size[None]) > 0
+    return float(torch.where(some, both / torch.maximum(size[:, None], size[None]).clamp(min=1), 1.0).min())
 
 
 @dataclass

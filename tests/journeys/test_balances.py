@@ -261,8 +261,12 @@ def test_where_nothing_moved_there_is_no_section():
 
 
 def test_where_gradients_agree_and_that_is_sure_it_is_said():
-    text = page(seen(0.02))
+    text = page(seen(0.02), cosine_with_b=(0.4, 0.5))
     assert f"gradients agree in 98 % of the pairs and steps, so a balance that resolves conflicts {CANNOT}." in text
+    assert CANNOT not in page(seen(0.02))  # of many tasks pairs are not recorded: two may always disagree
+    one = page(seen(0.02), cosine_with_b=(0.4, -0.9))
+    assert CANNOT not in one
+    assert "“a” and “b” do (mean cosine of an epoch down to −0.90)" in one
     assert CANNOT in page(seen(0.0, "exact"), labels=(50, 80))
     assert CANNOT in page(seen(0.0, "features"))
     assert "agree in all pairs and steps" in page(seen(0.0))

@@ -33,7 +33,8 @@ class Losses(Mapping[str, Tensor]):
         aux: auxiliary losses and penalties: minimised as they are, outside the balance.
         cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them.
         rows: per-task gradients of the shared parameters that are already known (a vectorised MAML has them).
-        apart: the losses before they were put into `vector`, where each has a graph of its own.
+        apart: the losses before they were put into `vector`, where each has a graph of its own; without them every loss
+            depends on whatever `vector` does, and no parameter is one task's own.
         features: shared activations through which all losses reach the shared parameters, where there is no `cut`.
     """
 
@@ -57,15 +58,16 @@ class Losses(Mapping[str, Tensor]):
         self.features = features
 
     @classmethod
-    def of(cls, losses: Mapping[str, Tensor]) -> Losses:
-        """From any mapping of scalar tensors."""
+    def of(cls, losses: Mapping[str, Tensor], weight: Mapping[str, float] | None = None) -> Losses:
+        """From any mapping of scalar tensors, with a preference per task if wished."""
         if isinstance(losses, Losses):
             return losses
         for task, loss in losses.items():
             if loss.numel() != 1:
                 raise ValueError(f"The loss of `{task}` should be a scalar. Found shape {tuple(loss.shape)}.")
         vector = torch.stack([loss.reshape(()) for loss in losses.values()]) if losses else torch.empty(0)
-        return cls(tuple(losses), vector, apart={task: loss.reshape(()) for task, loss in losses.items()})
+        apart = {task: loss.reshape(()) for task, loss in losses.items()}
+        return cls(tuple(losses), vector, weight=weight, apart=apart)
 
     def only(self, keep: Sequence[int]) -> Losses:
         """The losses at these positions."""

@@ -159,7 +159,12 @@ class Aggregation(Balance):
             self._parts.append(losses)
             return self._finish() if last else True
         old = self.last_weights
-        if len(losses) == 1 or gradients.shared == []:
+        if len(losses) == 1:  # plain descent
+            total = losses[losses.tasks[0]] * (losses.preferences()[0] * scale)
+            torch.autograd.backward([total, *aux], [torch.ones_like(total), *(torch.full_like(x, scale) for x in aux)])
+            self.last_weights = dict(zip(losses.tasks, losses.preferences().tolist(), strict=True))
+            return True
+        if gradients.shared == []:
             weights = dict.fromkeys(losses.tasks, 1.0)  # nobody has to give way
         elif self._age % self.every and all(task in old for task in losses.tasks):
             weights = {task: old[task] for task in losses.tasks}
@@ -209,11 +214,11 @@ class Aggregation(Balance):
         if len(known) > 1 and any(n > 1 for n in count.values()):
             weights = self._weights(parts, known, gram[np.ix_(kept, kept)], "exact")
         else:
-            weights = dict.fromkeys(known, 1.0)
+            weights = {task: self._preference(parts, task) if len(known) == 1 else 1.0 for task in known}
         self._age += 1
         for task in known:
             for leaf, g in rows[task].items():
-                accumulate(leaf, g * weights[task] if count[leaf] > 1 else g)
+                accumulate(leaf, g * weights[task] if count[leaf] > 1 or len(known) == 1 else g)
         self.last_weights = weights
         return True
 

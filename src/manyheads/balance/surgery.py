@@ -111,6 +111,8 @@ class Surgery(Balance):
         found, self._watch = self._watch.report(), Watch()
         if None in found:
             del found[None]["solver residual, largest"]
+        for task, own in super().report().items():
+            found[task] = found.get(task, {}) | own
         return found
 
     def state_dict(self) -> dict[str, Any]:

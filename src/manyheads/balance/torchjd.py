@@ -294,7 +294,7 @@ class _OnLosses(Weighting):
 
     def report(self) -> dict[str | None, dict[str, float]]:
         found, self._notes = self._notes, {}
-        return {None: found} if found else {}
+        return super().report() | ({None: found} if found else {})
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"preference": dict(self._preference), "notes": dict(self._notes)}

@@ -181,10 +181,16 @@ def _verdict(
     sure = steps.get("features", 0.0) == 0 or _same_rows(tasks)
     stuck = steps.get(STATIONARY, 0.0)
     where = "" if sure else " at the shared features"
-    if share <= AGREED:
+    worst = min(pairs, key=lambda pair: min(pairs[pair])) if pairs else None
+    against = [worst] if worst is not None and min(pairs[worst]) < AGAINST else []
+    if share <= AGREED and against:
+        found = f"Few gradients{where} point against each other ({percent(share, 0)} of the pairs and steps), but "
+        found += f"{_named(against[0][0])} and {_named(against[0][1])} do (mean cosine of an epoch down to "
+        found += f"{_places(min(pairs[against[0]]))})"
+    elif share <= AGREED:
         agreed = "all" if share == 0 else percent(min(1 - share, 0.999), 0 if share >= 0.005 else 1) + " of the"
         found = f"No conflict to speak of: gradients{where} agree in {agreed} pairs and steps"
-        if sure and not stuck:
+        if sure and not stuck and (pairs or max(seen) == 0):
             found += ", so a balance that resolves conflicts cannot help here"
         elif not sure:
             found += ", though tasks label different rows, so at the weights below them it may be otherwise"
