@@ -238,7 +238,7 @@ class Balance(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.state = {t: dict(s) for t, s in state["state"].items()}
-        self.dropped, self._told = dict(state["dropped"]), dict(state["told"])
+        self.dropped, self._told = dict(state["dropped"]), dict(state.get("told", {}))
 
 
 def _whole(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:
