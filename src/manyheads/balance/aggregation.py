@@ -330,9 +330,9 @@ class Watch:
                 _added(norms, a, n, total[i])
                 for j in range(i + 1, len(tasks)):
                     _added(pairs, (min(a, tasks[j]), max(a, tasks[j])), n, cosines[i, j], against[i, j])
-        found: dict[str | None, dict[str, float]] = {a: {"gradient norm": s / n} for a, (n, s) in norms.items()}
+        found: dict[str | None, dict[str, float]] = {a: {"gradient norm": s / n} for a, (n, s) in sorted(norms.items())}
         if len(norms) <= MANY:
-            for (a, b), (n, cosine, _) in pairs.items():
+            for (a, b), (n, cosine, _) in sorted(pairs.items()):
                 found[a][f"cosine with {b}"] = found[b][f"cosine with {a}"] = cosine / n
         seen = sum(n for n, _, _ in pairs.values())
         everywhere = {
