@@ -99,6 +99,8 @@ def accumulate(leaf: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(leaf.dtype)
     if leaf.grad is None:
         leaf.grad = gradient
+    elif leaf.grad.is_sparse:
+        leaf.grad = gradient + leaf.grad
     else:
         leaf.grad.add_(gradient)
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
+
+from ..graph import Walk
+from ..jacobian import Jacobian
 
 Look = Callable[..., Mapping[str, Tensor]]
 """Another look at the losses: of the same batch after the step, of another batch, of a validation batch; with `tasks=`,
@@ -85,6 +90,10 @@ class Losses(Mapping[str, Tensor]):
             features=self.features,
         )
 
+    def numbers(self) -> Losses:
+        """The same without a graph."""
+        return Losses(self.tasks, self.vector.detach(), weight=self.weight, counts=self.counts)
+
     def add(self, extra: Tensor) -> None:
         """A further auxiliary loss, whichever tasks are there."""
         self.aux[""] = self.aux[""] + extra if "" in self.aux else extra
@@ -121,6 +130,9 @@ class Balance(ABC):
     """Whether it reads `Losses.cut`."""
     constant: ClassVar[bool] = False
     """Whether its weights depend on nothing but the tasks' names and preferences."""
+    separable: ClassVar[bool] = False
+    """Whether a task's weight asks nothing of the step that it is for (its losses, gradients, which tasks there are),
+    so that a step in parts needs no gradients of single tasks."""
     looks: ClassVar[bool] = False
     """Whether it learns from a look at the same losses after the step, so that `backward` needs its `look`."""
 
@@ -131,8 +143,7 @@ class Balance(ABC):
         self._told: dict[str, int] = {}
         self.last_weights: dict[str, float] = {}
         """The weights of the last step, for the History."""
-        self._seen: dict[str, float] = {}
-        self._looks: list[tuple[Look, tuple[str, ...]]] = []
+        self._so_far = _Step()
 
     @final
     def backward(
@@ -145,6 +156,10 @@ class Balance(ABC):
     ) -> bool:
         """Add to every `.grad`.
 
+        A step may come in parts, whose losses sum to the step's. Its weights are then those of the sums, for which the
+        gradients of each task are added up (K times the memory, a backward pass per task) unless the method is
+        `separable`.
+
         Args:
             losses: one scalar per task that has a label in this step.
             look: gives another look at the losses, for the methods that want one.
@@ -154,39 +169,45 @@ class Balance(ABC):
                 that look at gradients a pass through the trunk for each task.
 
         Returns:
-            False when the step is to be skipped: nothing to learn from, or nothing finite. State is then untouched.
+            False when the step is to be skipped: nothing to learn from (so far), or nothing finite. State is then
+            untouched.
         """
         self.require(look)
         self.stepped()  # of a loop that does not say so
-        every = Losses.of(losses)
+        step, every = self._so_far, Losses.of(losses)
+        if len(every) and not every.vector.requires_grad:
+            raise ValueError(
+                "Losses should come from parameters that learn. Found none with a gradient (all frozen, or made under "
+                "`torch.no_grad()`)."
+            )
         finite = torch.isfinite(every.vector.detach())
-        filled = bool(len(every))
         if not bool(finite.all()):
             for i in (~finite).nonzero().flatten().tolist():
                 self.dropped[every.tasks[i]] = self.dropped.get(every.tasks[i], 0) + 1
-            keep = finite.nonzero().flatten().tolist()
-            filled = scale == 1.0 and bool(keep)
             if scale != 1.0:
                 (every.vector.sum() * scale).backward()  # the scaler is to see it
-            if filled:
-                every = self._without(losses, [every.tasks[i] for i in keep], look)
-        if filled:
+                step.broken, every = True, Losses.of({})
+            elif keep := [every.tasks[i] for i in finite.nonzero().flatten().tolist()]:
+                every = self._without(losses, keep, look)
+            else:
+                every = Losses.of({})
+        if len(every):
             if features is not None:
                 every.features = [features] if isinstance(features, Tensor) else list(features)
-            before = self.last_weights if self._seen else {}  # of earlier parts of this step
-            filled = self.fill(every, look, scale, last)
-        if filled:
-            self.last_weights = before | self.last_weights
-            if self.looks and look is not None:
-                self._looks.append((look, every.tasks))
-            for task, value in zip(every.tasks, every.vector.detach().tolist(), strict=True):
-                self._seen[task] = self._seen.get(task, 0.0) + value
-        if last and self._seen and (scale == 1.0 or bool(finite.all())):
-            self.update(self._seen, _whole(self._looks) if self.looks else look)
-        if last:
-            self.settle()
-            self._seen, self._looks = {}, []
-        return filled
+            step.looks += [(look, every.tasks)] if look is not None else []
+            if self.separable or (last and step.rows is None):
+                step.filled |= self._filled(every, scale, None)
+            else:
+                step.add(every, scale)
+        if not last:
+            return step.filled or step.rows is not None
+        if step.rows is not None and not step.broken:
+            step.filled = self._filled(step.losses, scale, step.rows)
+        self._so_far = _Step()
+        if step.broken or not step.filled:
+            return False
+        self.update(step.seen, _together(step.looks) if self.looks else look)
+        return True
 
     @staticmethod
     def _without(losses: Mapping[str, Tensor], keep: Sequence[str], look: Look | None) -> Losses:
@@ -197,15 +218,40 @@ class Balance(ABC):
             return Losses.of(look(tasks=keep))
         return losses.only([losses.tasks.index(task) for task in keep])
 
+    def _filled(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
+        """Fill, and take note of the losses that were heard."""
+        before, counts = self.last_weights if self._so_far.seen else {}, dict(self.dropped)
+        kept = (deepcopy(self.state_dict()), self._leaves(losses, rows)) if scale != 1.0 else None
+        if not self.fill(losses, scale, rows):
+            return False
+        if kept is not None and not all(bool(torch.isfinite(x.grad).all()) for x in kept[1] if x.grad is not None):
+            self.load_state_dict(kept[0])  # the scaler skips this step
+            self._so_far.broken = True
+            return False
+        self.last_weights = before | self.last_weights
+        for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
+            if self.dropped.get(task, 0) == counts.get(task, 0):
+                self._so_far.seen[task] = self._so_far.seen.get(task, 0.0) + value
+        return True
+
+    @staticmethod
+    def _leaves(losses: Losses, rows: Jacobian | None) -> list[Tensor]:
+        if rows is not None:
+            return [leaf for row in rows.rows().values() for leaf in row]
+        return list(Walk([*losses.values(), *losses.aux.values()]).leaves)
+
     def check(self, tasks: Sequence[str]) -> None:  # noqa: B027
         """Refuse settings that name a task which does not exist (ValueError)."""
 
     @abstractmethod
-    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
-        """Add to every `.grad`, unless nothing is finite (False); all losses are finite and there is at least one."""
+    def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
+        """Add to every `.grad`, unless nothing is finite (False).
 
-    def settle(self) -> None:  # noqa: B027
-        """End a step that was made in parts, the last of which had nothing to add."""
+        Args:
+            losses: at least one, all finite.
+            scale: as in `backward`.
+            rows: the gradients of a step that came in parts; `losses` are then numbers without a graph.
+        """
 
     def report(self) -> dict[str | None, dict[str, float]]:
         """What is to be seen of the steps since it was last asked: task (None: all) -> label -> number."""
@@ -241,7 +287,41 @@ class Balance(ABC):
         self.dropped, self._told = dict(state["dropped"]), dict(state.get("told", {}))
 
 
-def _whole(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:
+@dataclass
+class _Step:
+    """A step so far, which may come in parts."""
+
+    seen: dict[str, float] = field(default_factory=dict)
+    """Task -> its loss, the sum over its parts."""
+    looks: list[tuple[Look, tuple[str, ...]]] = field(default_factory=list)
+    parts: list[Losses] = field(default_factory=list)
+    rows: Jacobian | None = None
+    filled: bool = False
+    broken: bool = False
+    """Whether a GradScaler is to skip it."""
+
+    def add(self, losses: Losses, scale: float) -> None:
+        """One part more, whose weights depend on the whole; auxiliary losses have none."""
+        if self.rows is None:
+            self.rows = Jacobian(scale)
+        self.rows.add(dict(losses), losses.cut, losses.features)
+        if aux := [value for value in losses.aux.values() if value.requires_grad]:
+            torch.autograd.backward(aux, [torch.full_like(value, scale) for value in aux])
+        self.parts.append(losses.numbers())
+
+    @property
+    def losses(self) -> Losses:
+        """The sums over its parts."""
+        total: dict[str, Tensor] = {}
+        weight: dict[str, float] = {}
+        for part in self.parts:
+            weight |= part.weight
+            for task, value in zip(part.tasks, part.vector, strict=True):
+                total[task] = total[task] + value if task in total else value
+        return Losses(tuple(total), torch.stack(list(total.values())), weight=weight)
+
+
+def _together(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:
     """One look at a step that was made in parts: the sum over them of the losses that each had."""
 
     def look() -> dict[str, Tensor]:
@@ -274,13 +354,16 @@ class Weighting(Balance):
         return weights
 
     @final
-    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
+    def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
         weights = self.weights(losses)
+        self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
+        if rows is not None:
+            rows.backward(self.last_weights, everywhere=True)
+            return True
         total = losses.vector @ weights
         if losses.aux:
             total = total + torch.stack(list(losses.aux.values())).sum()
         (total * scale if scale != 1.0 else total).backward()
-        self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
         return True
 
 

@@ -12,11 +12,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..gramian import MODES, Gradients
-from ..layers import accumulate
-from . import Balance, Look, Losses
+from ..jacobian import Jacobian
+from . import Balance, Losses
 
 Array = np.ndarray
 
@@ -90,9 +89,6 @@ class Aggregation(Balance):
         """Of the last solution."""
         self._age = 0
         self._sizes: dict[tuple[float, ...], float] = {}
-        self._rows: dict[str, dict[Tensor, Tensor]] = {}
-        self._parts: list[Losses] = []
-        self._scale = 1.0
         self._watch = Watch()
 
     @abstractmethod
@@ -145,107 +141,64 @@ class Aggregation(Balance):
     # -- a step
 
     @final
-    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
-        gradients = Gradients({t: losses[t] for t in losses.tasks}, losses.cut, losses.features, scale)
-        aux = [value for value in losses.aux.values() if value.requires_grad]
-        if not last or self._rows:  # products of sums are not sums of products: the rows themselves are added up
-            for task, row in gradients.rows().items():
-                mine = self._rows.setdefault(task, {})
-                for leaf, g in row.items():
-                    mine[leaf] = mine[leaf] + g if leaf in mine else g
-            if aux:
-                torch.autograd.backward(aux, [torch.full_like(value, scale) for value in aux])
-            self._scale = scale
-            self._parts.append(losses)
-            return self._finish() if last else True
-        old = self.last_weights
-        if len(losses) == 1:  # plain descent
-            total = losses[losses.tasks[0]] * (losses.preferences()[0] * scale)
-            torch.autograd.backward([total, *aux], [torch.ones_like(total), *(torch.full_like(x, scale) for x in aux)])
-            self.last_weights = dict(zip(losses.tasks, losses.preferences().tolist(), strict=True))
-            return True
-        if gradients.shared == []:
-            weights = dict.fromkeys(losses.tasks, 1.0)  # nobody has to give way
+    def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
+        aux, old = list(losses.aux.values()), self.last_weights
+        if len(losses) == 1:
+            return self._descend(losses, scale, rows)
+        gradients: Gradients | Jacobian
+        gradients = Gradients(dict(losses), losses.cut, losses.features, scale) if rows is None else rows
+        if gradients.shared == []:  # nobody has to give way
+            self._watch.alone()
+            weights = dict.fromkeys(losses.tasks, 1.0)
         elif self._age % self.every and all(task in old for task in losses.tasks):
             weights = {task: old[task] for task in losses.tasks}
             self._age += 1
         else:
             gram = gradients.measure(self.gramian)
-            kept = self._finite(losses.tasks, gram)
+            fine = np.isfinite(gram.diagonal())
+            kept = [i for i, yes in enumerate(fine) if yes]
+            for i in np.flatnonzero(~fine):
+                self.dropped[losses.tasks[i]] = self.dropped.get(losses.tasks[i], 0) + 1
             if len(kept) < len(losses) and scale != 1.0:
                 gradients.backward(dict.fromkeys(losses.tasks, 1.0), aux)  # the scaler is to see it
                 return False
             if not kept:
                 return False
-            weights = self._weights([losses], [losses.tasks[i] for i in kept], gram[np.ix_(kept, kept)], gradients.mode)
-            self._age += 1
+            if len(kept) < len(losses):
+                losses, gram = losses.only(kept), gram[np.ix_(kept, kept)]
+            weights = self.weigh(losses, gram, gradients.mode)
         gradients.backward(weights, aux)
         self.last_weights = weights
         return True
 
-    def settle(self) -> None:
-        if self._rows:
-            self._finish()
-
-    def _finish(self) -> bool:
-        """End a step whose parts were added up."""
-        rows, parts, scale = self._rows, self._parts, self._scale
-        self._rows, self._parts = {}, []
-        tasks = tuple(rows)
-        count: dict[Tensor, int] = {}
-        for row in rows.values():
-            for leaf in row:
-                count[leaf] = count.get(leaf, 0) + 1
-        gram = np.zeros((len(tasks), len(tasks)))
-        inputs = not any(isinstance(leaf, Parameter) for leaf in count)
-        for leaf in (leaf for leaf, n in count.items() if n > 1 and (inputs or isinstance(leaf, Parameter))):
-            has = [i for i, task in enumerate(tasks) if leaf in rows[task]]
-            flat = torch.stack([rows[tasks[i]][leaf].flatten() for i in has]).double()
-            gram[np.ix_(has, has)] += (flat @ flat.T).cpu().numpy() / scale**2
-        kept = self._finite(tasks, gram)
-        if len(kept) < len(tasks) and scale != 1.0:
-            for task in tasks:  # the scaler is to see it
-                for leaf, g in rows[task].items():
-                    accumulate(leaf, g)
-            return False
-        if not kept:
-            return False
-        known = [tasks[i] for i in kept]
-        if len(known) > 1 and any(n > 1 for n in count.values()):
-            weights = self._weights(parts, known, gram[np.ix_(kept, kept)], "exact")
-        else:
-            weights = {task: self._preference(parts, task) if len(known) == 1 else 1.0 for task in known}
-        self._age += 1
-        for task in known:
-            for leaf, g in rows[task].items():
-                accumulate(leaf, g * weights[task] if count[leaf] > 1 or len(known) == 1 else g)
-        self.last_weights = weights
+    def _descend(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
+        """A step of one task."""
+        self._watch.alone()
+        self.last_weights = dict(zip(losses.tasks, losses.preferences().tolist(), strict=True))
+        if rows is not None:
+            rows.backward(self.last_weights, everywhere=True)
+            return True
+        total = losses.vector @ losses.preferences()
+        roots = [total, *(value for value in losses.aux.values() if value.requires_grad)]
+        torch.autograd.backward(roots, [torch.full_like(root, scale) for root in roots])
         return True
 
-    def _finite(self, tasks: Sequence[str], gram: Array) -> list[int]:
-        """The tasks whose gradients are finite; the others are counted."""
-        fine = np.isfinite(gram.diagonal())
-        for i in np.flatnonzero(~fine).tolist():
-            self.dropped[tasks[i]] = self.dropped.get(tasks[i], 0) + 1
-        return np.flatnonzero(fine).tolist()
+    @final
+    def weigh(self, losses: Losses, gram: Array, mode: str) -> dict[str, float]:
+        """The weights of a step, in the library's size, and the state renewed: for a loop that measures by itself.
 
-    @staticmethod
-    def _preference(parts: Sequence[Losses], task: str) -> float:
-        return next(part.weight.get(task, 1.0) for part in parts if task in part.tasks)
-
-    def _weights(self, parts: Sequence[Losses], tasks: Sequence[str], gram: Array, mode: str) -> dict[str, float]:
-        """Of these tasks, in the library's size."""
-        values = dict.fromkeys(tasks, 0.0)
-        for part in parts:
-            for task, value in zip(part.tasks, part.vector.detach().tolist(), strict=True):
-                if task in values:
-                    values[task] += value
-        preference = np.array([self._preference(parts, task) for task in tasks])
-        solution = self._solved(Problem(gram, tuple(tasks), np.array(list(values.values())), preference))
+        Args:
+            losses: of the tasks that have a gradient in this step.
+            gram: (tasks, tasks), of their gradients.
+            mode: how it was found, for the History.
+        """
+        self._age += 1
+        preference = losses.preferences().double().cpu().numpy()
+        values = losses.vector.detach().double().cpu().numpy()
+        solution = self._solved(Problem(gram, losses.tasks, values, preference))
+        self._watch.add(losses.tasks, gram, solution, mode)
         weights = self.sized(solution.weights, preference)
-        if len(tasks) > 1:
-            self._watch.add(tasks, gram, solution, mode)
-        return dict(zip(tasks, weights.tolist(), strict=True))
+        return dict(zip(losses.tasks, weights.tolist(), strict=True))
 
     def sized(self, weights: Array, preference: Array) -> Array:
         """Weights as the paper has them -> those whose update, where all tasks agree, is that of `Equal`."""
@@ -308,6 +261,10 @@ class Watch:
         for word in (f"steps, {mode}", *([f"steps, {solution.note}"] if solution.note else [])):
             self.steps[word] = self.steps.get(word, 0) + 1
 
+    def alone(self) -> None:
+        """One step more in which nothing was shared by two tasks."""
+        self.steps[ALONE] = self.steps.get(ALONE, 0) + 1
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         sums = [[list(key), s[0], *(np.asarray(x).tolist() for x in s[1:])] for key, s in self.sums.items()]
@@ -320,8 +277,9 @@ class Watch:
 
     def report(self) -> dict[str | None, dict[str, float]]:
         """Means over the steps that a task, or both of a pair, had a label in, by the mode that most steps had."""
+        steps: dict[str | None, dict[str, float]] = {None: {word: float(n) for word, n in self.steps.items()}}
         if not self.sums:
-            return {}
+            return steps if self.steps else {}
         mode = max((word for word, *_ in self.sums), key=lambda word: self.steps[f"steps, {word}"])
         norms: dict[str, list[float]] = {}
         pairs: dict[tuple[str, str], list[float]] = {}
@@ -340,9 +298,11 @@ class Watch:
             "conflicting pairs": sum(c for _, _, c in pairs.values()) / seen,
             "solver residual, largest": self.residual,
         }
-        return {**found, None: everywhere | {word: float(n) for word, n in self.steps.items()}}
+        return {**found, None: everywhere | steps[None]}
 
 
+ALONE = "steps, nothing shared"
+"""In so many steps there was one task alone, or no parameter that two tasks reach: nobody had to give way."""
 MANY = 12
 """With more tasks than this the cosine of each pair is not reported."""
 

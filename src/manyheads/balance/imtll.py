@@ -53,6 +53,8 @@ class IMTLL(Weighting):
     learns it. With s_k in the place of -s_k it is then `Uncertainty`, number for number.
     """
 
+    separable = True
+
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
         if not lr > 0:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..catalog import hint
 from ..faults import ConfigError, Fault, MissingExtra
 from ..gramian import MODES
+from ..jacobian import Jacobian
 from . import Balance, Look, Losses, Weighting
 from .aggregation import Aggregation, Array, Problem, Solution
 from .held import Held, ours
@@ -103,7 +104,6 @@ class TorchJD(Balance):
             self._inner = _OnRows(self._held, size)
         self._inner.dropped = self.dropped
         self._before: dict[str, int] = {}
-        self._present: dict[str, None] = {}
 
     def check(self, tasks: Sequence[str]) -> None:
         """Refuse an order of tasks other than these."""
@@ -111,21 +111,11 @@ class TorchJD(Balance):
             if task not in tasks:
                 raise ConfigError(f"`tasks` names the task `{task}`, which does not exist. {hint(task, tasks)}")
 
-    def fill(self, losses: Losses, look: Look | None, scale: float, last: bool) -> bool:
-        alone = isinstance(self._inner, _OnLosses)  # asked about each part of a step by itself
-        self._present = dict.fromkeys(losses.tasks if alone else (*self._present, *losses.tasks))
-        if last or alone:
-            present, self._present = tuple(self._present), {}
-            self._held.admit(present, [task for task, n in self.dropped.items() if n > self._before.get(task, 0)])
-        filled = self._inner.fill(losses, look, scale, last)
+    def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
+        self._held.admit(losses.tasks, [task for task, n in self.dropped.items() if n > self._before.get(task, 0)])
+        filled = self._inner.fill(losses, scale, rows)
         self.last_weights = self._inner.last_weights
         return filled
-
-    def settle(self) -> None:
-        self._present = {}
-        self._inner.settle()
-        if self._inner.last_weights:
-            self.last_weights = self._inner.last_weights
 
     def report(self) -> dict[str | None, dict[str, float]]:
         return self._inner.report()
@@ -135,7 +125,7 @@ class TorchJD(Balance):
 
     def stepped(self) -> None:
         self._inner.stepped()
-        if not self._seen:
+        if not self._so_far.parts:
             self._before = dict(self.dropped)
 
     def new_epoch(self) -> None:

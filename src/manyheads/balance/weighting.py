@@ -27,6 +27,7 @@ class Equal(Weighting):
     """
 
     constant = True
+    separable = True
 
     def weights(self, losses: Losses) -> Tensor:
         return losses.preferences()
@@ -50,6 +51,7 @@ class Fixed(Weighting):
     """
 
     constant = True
+    separable = True
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -93,6 +95,8 @@ class Uncertainty(Weighting):
         Kendall, Gal, Cipolla: Multi-task learning using uncertainty to weigh losses for scene geometry and semantics,
         2018.
     """
+
+    separable = True
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
