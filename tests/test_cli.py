@@ -197,7 +197,8 @@ def test_a_plan_is_short():
         (L2(0.01, on="heads", step="loss"), "Penalty p, strength 0.01: heads of one shape; added to the loss."),
         (
             Mean(2.0),
-            "Penalty p, strength 2: weights of which each task has its own; by a proximal step after each update.",
+            "Penalty p, strength 2: weights of which each task has its own; "
+            "by a proximal step after each update.",
         ),
     ],
 )
