@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -179,8 +178,9 @@ class Training:
         seen: dict[str, float] = {}
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
+            look = self._look(batch, totals, last, len(batches))
             losses = self._losses(batch, totals, last, len(batches))
-            moved |= self.balance.backward(losses, self._look(batch, totals, last, len(batches)), last=last)
+            moved |= self.balance.backward(losses, look, last=last)
             for task, value in zip(losses.tasks, losses.vector.detach().tolist(), strict=True):
                 seen[task] = seen.get(task, 0.0) + value
         self.note(seen)
@@ -220,16 +220,22 @@ class Training:
         return losses
 
     def _look(self, batch: Batch, *how: Any) -> Any:
+        """Gives the losses that are about to be computed once more, with the same random numbers (dropout)."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        state, *others = torch.get_rng_state(), *map(torch.cuda.get_rng_state, cuda)
+
         def look(tasks: Sequence[str] | None = None) -> Losses:
             part = batch if tasks is None else Batch({table: rows.only(tasks) for table, rows in batch.items()})
-            return self._losses(part, *how)
+            with torch.random.fork_rng(cuda):
+                torch.set_rng_state(state)
+                for device, other in zip(cuda, others, strict=True):
+                    torch.cuda.set_rng_state(other, device)
+                return self._losses(part, *how)
 
         return look
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.settings.precision != "bf16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16")
 
     def skipped(self, dropped: bool) -> None:
         """Take note of whether a step was given up because a loss was not finite.
@@ -259,10 +265,8 @@ class Training:
         self.balance.new_epoch()
         if self.penalties and self.penalties.start and not self.stacked:
             self.penalties.new_epoch(self._weights)
-        improved: list[str] = []
-        value = None
-        if (self.epoch + 1) % self.settings.val_check_interval == 0 and self.valid:
-            value, improved = self._validate(self.held_out() if found is None else found)
+        due = self.valid and (self.epoch + 1) % self.settings.val_check_interval == 0
+        value, improved = self._validate(self.held_out() if found is None else found) if due else (None, [])
         if self.scheduler is not None and self.schedule_each == "epoch":
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or a stack's optimiser did
             plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
@@ -272,21 +276,20 @@ class Training:
                 self.scheduler.step(value)
         self._stop_or_freeze()
         self.epoch += 1
-        self.step_in_epoch = 0
-        self._sums = {}
+        self.step_in_epoch, self._sums = 0, {}
         out_of_steps = self.settings.max_steps is not None and self.step >= self.settings.max_steps
         self.finished = self.finished or self.epoch >= self.n_epochs or out_of_steps
         self.rng = torch.get_rng_state()
         if self.folder is not None:
-            self._save_best(improved)
+            if improved:
+                self._save_best(improved)
             if self.checkpoints:
                 self.save()
         self.tell("on_epoch")
 
     def _record(self, split: str, task: str | None, metric: str, value: float | None) -> None:
-        self.history.append(
-            Record(epoch=self.epoch, step=self.step, split=split, task=task, metric=metric, value=value)
-        )
+        record = Record(epoch=self.epoch, step=self.step, split=split, task=task, metric=metric, value=value)
+        self.history.append(record)
 
     def _record_train(self) -> None:
         for task in self.tasks:
@@ -422,8 +425,6 @@ class Training:
 
     def _save_best(self, improved: Sequence[str]) -> None:
         assert self.folder is not None
-        if not improved:
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = self.best_states[improved[0]] if improved[0] else self.best_state
         names = [f"best-{quoted(name)}.ckpt" if name else "best.ckpt" for name in improved]

@@ -13,6 +13,7 @@ from torch import nn
 
 from manyheads import metrics
 from manyheads.balance import Balance
+from manyheads.balance.famo import FAMO
 from manyheads.callback import Callback
 from manyheads.catalog import find
 from manyheads.data import Batch, Block, Taskset
@@ -260,6 +261,26 @@ def test_a_small_task_keeps_its_full_weight_unless_pooled():
 
 
 # -- stopped at any moment, and taken up again
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("precision", ["32", "64", "bf16"])
+def test_a_second_look_at_a_step_sees_the_same_dropout(parts, precision, monkeypatch):
+    """Where nothing moves, nothing improves; and the look takes no random numbers from the steps to come."""
+    rates, rate = [], FAMO._rate
+    monkeypatch.setattr(FAMO, "_rate", lambda *args: rates.append(rate(*args)) or rates[-1])
+    trainer = {"accumulate_grad_batches": parts, "precision": precision, "max_epochs": 2, "patience": None}
+    runs = []
+    for balance, lr in ((FAMO(), 0.0), (FAMO(), 0.1), (EQUAL(), 0.1)):
+        training = _training(_net(dropout=0.5), balance=balance, trainer=trainer, optim={"optimizer": "SGD"})
+        training.optimizer.param_groups[0]["lr"] = lr
+        training.run()
+        runs.append(training)
+        if lr == 0:
+            assert len(rates) > 8
+            assert set(rates) == {0.0}
+    assert any(rates)
+    assert torch.equal(runs[1].rng, runs[2].rng)
 
 
 class Stop(Callback):

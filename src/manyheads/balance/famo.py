@@ -27,9 +27,10 @@ class FAMO(Weighting):
     Cost: one backward pass, and a further forward pass.
     State: per task xi_k, the moments of its Adam, and the running mean of |D_k|; absent tasks keep theirs.
     Safe range: losses above `min_losses`. Where one is not, or D_k is under a thousandth of its running mean, that mean
-    stands in for D_k in w_k, and a thousandth of it in the rate. A net that draws random numbers (dropout) is looked at
-    with other ones. The preference p_k multiplies w_k, and at rest the rates of improvement stand to each other as the
-    preferences do; a task of preference 0 has no part in z.
+    stands in for D_k in w_k, and a thousandth of it in the rate. In a net that draws random numbers (dropout) the look
+    should see those of the losses, as that of `Training` does: with other ones, their noise passes for a rate. The
+    preference p_k multiplies w_k, and at rest the rates of improvement stand to each other as the preferences do; a
+    task of preference 0 has no part in z.
 
     Args:
         gamma: decay of xi. Too much of it (1e-3) pulls the weights to equal ones before the rates are seen.
