@@ -312,17 +312,14 @@ def test_a_loss_of_zero_for_ever_stays_finite(case):
 
 
 def test_where_all_tasks_agree_the_update_is_that_of_equal_weights(case):
-    """Equal losses, equal gradients, at the start: nobody has to give way. (Weights that a user fixed are exempt.)"""
-    if case.word == "fixed":
-        case = next(c for c in BALANCES if c.word == "fixed").cls({})
-
-        def make():
-            return case
-    else:
-        make = case
+    """Equal losses, equal gradients, at the start: nobody has to give way. Constant weights are what they are."""
+    balance, size = case(), 3.0
+    if case.cls.constant:
+        _backward(balance, _losses(Net()))
+        size = sum(balance.last_weights.values())
     x = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    _backward(make(), {t: x.square().sum() for t in TASKS})
-    assert torch.allclose(x.grad, 3 * 2 * x.detach(), rtol=1e-5)
+    _backward(balance, {t: x.square().sum() for t in TASKS})
+    assert torch.allclose(x.grad, size * 2 * x.detach(), rtol=1e-5)
 
 
 def test_losses_and_dict_are_one(case, float64):
@@ -332,20 +329,19 @@ def test_losses_and_dict_are_one(case, float64):
     _same(_gradients(net), _gradients(other), 1e-12)
 
 
-@pytest.mark.parametrize("balance", [c for c in WEIGHTINGS if not getattr(c.cls, "absolute", "")], ids=str)
-def test_preferences_and_auxiliary_losses(balance, float64):
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
+def test_preferences_and_auxiliary_losses(weighting, float64):
     """A weighting is sum_k w_k L_k, with the preferences in w_k; auxiliary losses are added as they are."""
     net, literal = Net(), Net()
-    losses = _losses(net)
-    weight = {"a": 3.0, "b": 0.5}
-    arrow = _warm(balance())
-    weights = arrow.weights(Losses.of(losses)).tolist()
+    losses, preferred = _losses(net), {"weight": {"a": 3.0, "b": 0.5}}
+    balance = _warm(weighting())
+    weights = balance.weights(Losses.of(losses, **preferred))
+    if not weighting.cls.own_preference:
+        plain = balance.weights(Losses.of(losses))
+        assert torch.allclose(weights, torch.tensor([3.0, 0.5, 1.0]) * plain, rtol=1e-12)
     aux = net.trunk.weight.square().sum()
-    _backward(arrow, Losses(TASKS, torch.stack(list(losses.values())), weight=weight, aux={"p": aux}))
-    total = (
-        sum(weight.get(t, 1.0) * w * v for (t, v), w in zip(_losses(literal).items(), weights, strict=True))
-        + literal.trunk.weight.square().sum()
-    )
+    _backward(balance, Losses(TASKS, torch.stack(list(losses.values())), **preferred, aux={"p": aux}))
+    total = torch.stack(list(_losses(literal).values())) @ weights + literal.trunk.weight.square().sum()
     total.backward()
     _same(_gradients(net), _gradients(literal), 1e-12)
 

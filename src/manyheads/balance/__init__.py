@@ -339,6 +339,9 @@ def _together(looks: Sequence[tuple[Look, tuple[str, ...]]]) -> Look:
 class Weighting(Balance):
     """A balance that only weights the losses: one backward pass of sum_k w_k L_k."""
 
+    own_preference: ClassVar[str] = ""
+    """Why a preference is not a factor of its task's weight; "" where it is."""
+
     @abstractmethod
     def weights(self, losses: Losses) -> Tensor:
         """One weight per present task (tasks,), without a gradient; preferences included."""

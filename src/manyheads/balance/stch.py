@@ -39,11 +39,7 @@ class STCH(Weighting):
     Differs from the paper: NOTE[DIFF] the factor K, so that equal losses give their sum.
     """
 
-    absolute: ClassVar[str] = (
-        "The weights are a function of p_k L_k, not of the losses' ratios: a preference is inside the softmax, and a "
-        "part of a step, whose losses are smaller, is weighted more equally than the whole."
-    )
-    """Why the laws of preferences and of a step's parts do not hold."""
+    own_preference: ClassVar[str] = "It is inside the softmax as well, so that its task's loss counts p_k-fold there."
 
     def __init__(self, mu: float = 1.0, ideal: Mapping[str, float] | Literal["running"] | None = None) -> None:
         super().__init__()
