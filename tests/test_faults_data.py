@@ -8,7 +8,7 @@ import pytest
 
 from manyheads.data import readers
 from manyheads.data.assemble import Dataset
-from manyheads.data.columns import Boolean, Datetime, Numeric
+from manyheads.data.columns.plain import Boolean, Datetime, Numeric
 from manyheads.data.datasets import load
 from manyheads.data.infer import infer
 from manyheads.data.preprocess import Preprocess

@@ -12,13 +12,13 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "manyheads"
 
 FLOORS = (
-    "_version faults files stopping yaml12 catalog graph layers heads gramian solvers blocks copies "
+    "_version faults files stopping yaml12 catalog graph layers heads gramian jacobian solvers blocks copies ragged "
     "formulas metrics results statistics verdicts scoretable",
     "tasks encoders balance penalties",
     "data sharing",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",
-    "distributed optim callback train beside alike stacked parallel members build intake export serve",
+    "distributed optim callback train beside directions alike stacked parallel members build intake export serve",
     "baselines compare affinity transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli __main__",
 )

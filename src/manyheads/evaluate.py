@@ -14,6 +14,7 @@ from . import metrics
 from .data import Taskset
 from .metrics import Predicted
 from .model import Outputs
+from .ragged import joined
 from .results import Score, Scores
 from .sharing import Trace
 from .tasks import Task
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Result:
     """One task's outputs for rows, members of an ensemble already averaged, beside the labels."""
 
-    output: Tensor
+    output: Any
     target: Any
     known: Any
     extra: Mapping[str, np.ndarray]
@@ -41,13 +42,13 @@ class Result:
         shared = [k for k in parts[0].extra if all(k in p.extra for p in parts)]
         extra = {k: np.concatenate([p.extra[k] for p in parts]) for k in shared}
         return Result(
-            torch.cat([p.output for p in parts]),
-            torch.cat([p.target for p in parts]),
-            torch.cat([p.known for p in parts]),
+            joined([p.output for p in parts]),
+            joined([p.target for p in parts]),
+            joined([p.known for p in parts]),
             extra,
         )
 
-    def labelled(self) -> tuple[Tensor, Any, Any, Tensor]:
+    def labelled(self) -> tuple[Any, Any, Any, Tensor]:
         """(output, target, known, rows) of the rows with a label."""
         known = self.known
         rows = (known.flatten(1).any(1) if known.dim() > 1 else known).nonzero().flatten()
@@ -81,8 +82,8 @@ def run(
     table: str | None = None,
     rows: int = 4096,
     seen: Seen | None = None,
-) -> dict[str, Tensor]:
-    """Outputs (rows, units) of these tasks for all rows of a table, in evaluation mode, batch by batch.
+) -> dict[str, Any]:
+    """Outputs of these tasks for all rows of a table, as `Task.rows` keeps them, in evaluation mode, batch by batch.
 
     Args:
         rows: rows at a time.
@@ -92,12 +93,12 @@ def run(
     model.eval()
     described: Mapping[str, Task] | None = getattr(model, "tasks", None)  # other people's modules have none
     wanted = tuple(described or ()) if tasks is None else tuple(tasks)
-    parts: dict[str, list[Tensor]] = {t: [] for t in wanted}
+    parts: dict[str, list[Any]] = {t: [] for t in wanted}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         for start in range(0, len(taskset), rows):
             index = torch.arange(start, min(start + rows, len(taskset)))
-            x = {k: v[index].to(device) if isinstance(v, Tensor) else v[index] for k, v in taskset.inputs.items()}
+            x = {k: v[index].to(device) if hasattr(v, "to") else v[index] for k, v in taskset.inputs.items()}
             trace = None if seen is None else Trace(pairing=False)
             outputs = model(x, wanted, table, trace) if described is not None else model(x)
             if seen is not None and trace is not None:
@@ -107,10 +108,12 @@ def run(
             for names, output, stacked in outputs.groups:
                 one = described[names[0]].ensemble(output) if described and outputs.members else output
                 for i, name in enumerate(names):
-                    parts[name].append((one[:, i] if stacked else one).cpu())
+                    own = one[:, i] if stacked else one
+                    own = described[name].rows(own) if described else own
+                    parts[name].append(own.cpu() if isinstance(own, Tensor) else own)
     finally:
         model.train(training)
-    return {t: p[0] if len(p) == 1 else torch.cat(p) for t, p in parts.items() if p}
+    return {t: joined(p) for t, p in parts.items() if p}
 
 
 def results(

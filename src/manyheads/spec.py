@@ -86,7 +86,8 @@ class DataSpec(Section):
 class FeaturesSpec(Section):
     """Which columns are read, and as what."""
 
-    types: dict[str, str] = {}
+    types: dict[str, str | dict[str, Any]] = {}
+    """Column -> its type, or {type: ..., and its settings}."""
     drop: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     allow_leaks: tuple[str, ...] = ()

@@ -14,7 +14,8 @@ import torch
 
 from manyheads.data import readers
 from manyheads.data.assemble import Dataset
-from manyheads.data.columns import Boolean, Categorical, Column, DataWarning, Datetime, Numeric
+from manyheads.data.columns import Column, DataWarning
+from manyheads.data.columns.plain import Boolean, Categorical, Datetime, Numeric
 from manyheads.data.datasets import load
 from manyheads.data.infer import infer
 from manyheads.data.leakage import check

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ragged import Ragged
+
 Inputs = Mapping[str, Any]
 """What an encoder reads, by kind (``numeric``, ``categorical``, ``text:review``): tensors, or anything else that is
 indexed by a tensor of rows and has a length."""
@@ -31,8 +33,9 @@ class Block:
 
     tasks: tuple[str, ...]
     target: Any
+    """A tensor, or `manyheads.ragged.Ragged` where a row's label is of any length."""
     known: Any
-    """True where the label is known; of the target's shape."""
+    """True where the label is known; of the shape of the task's errors."""
     weight: Any = None
     """Weight per label (sample weight x class weight), of the target's shape; None for all ones."""
     stacked: bool = False
@@ -122,6 +125,8 @@ class Taskset:
         """Floating tensors in this type, or all tensors on this device."""
 
         def moved(value: Any) -> Any:
+            if isinstance(value, Ragged):
+                return value.to(where)
             if not isinstance(value, Tensor) or (isinstance(where, torch.dtype) and not value.is_floating_point()):
                 return value
             return value.to(where)

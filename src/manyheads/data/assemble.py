@@ -13,6 +13,7 @@ from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..tasks import Task
 from . import Block, Taskset
+from .columns import TypeOf
 from .labels import encode, inside, labelled, require
 from .leakage import check
 from .preprocess import Preprocess, concat
@@ -45,7 +46,7 @@ class Dataset:
         tasks: Sequence[Task],
         *,
         targets: Mapping[str, Sequence[str]] | None = None,
-        types: Mapping[str, str] | None = None,
+        types: Mapping[str, TypeOf] | None = None,
         drop: Sequence[str] = (),
         keep: Sequence[str] = (),
         train: Mapping[str, Any] | None = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..faults import DataError
-from .columns import DataWarning, Datetime, type_of
+from .columns import DataWarning, type_of
+from .columns.plain import Datetime
 from .values import floats, stamps_of
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..catalog import hint
 from ..faults import ConfigError, DataError
+from ..ragged import Ragged
 from ..tasks import Task
 from .preprocess import concat
 from .where import Where, space
@@ -110,7 +111,9 @@ def encode(
     if len(rows) == n:
         return target, known, weight
 
-    def spread(values: Tensor, fill: float) -> Tensor:
+    def spread(values: Any, fill: float) -> Any:
+        if isinstance(values, Ragged):
+            return Ragged(values.values, spread(values.lengths, 0))
         whole = torch.full((n, *values.shape[1:]), fill, dtype=values.dtype)
         whole[torch.from_numpy(rows)] = values
         return whole

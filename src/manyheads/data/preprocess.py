@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..catalog import hint
 from ..faults import ConfigError, DataError
-from .columns import Column, type_of
+from ..ragged import Ragged
+from .columns import Column, TypeOf, fitted
 from .infer import infer
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ class Preprocess:
     @staticmethod
     def fit(
         tables: Mapping[str, pd.DataFrame],
-        types: Mapping[str, str] | None = None,
+        types: Mapping[str, TypeOf] | None = None,
         train: Mapping[str, Any] | None = None,
     ) -> Preprocess:
         """Learn from the training rows of frames that hold feature columns only.
 
         Args:
             tables: {table: its feature columns}.
-            types: {column: type} where the user declared one.
+            types: {column: type} where the user declared one; with settings, {"type": type, ...}.
             train: {table: positions of its training rows}; all rows by default.
 
         Raises:
@@ -66,12 +67,14 @@ class Preprocess:
         for group in _groups(rows):
             source = group[0]
             joined = _join({t: rows[t] for t in group}, list(tables[source].columns))
-            found = infer(joined, types)
+            settings = {c: {"type": t} if isinstance(t, str) else t for c, t in (types or {}).items()}
+            found = infer(joined, {c: str(own.get("type")) for c, own in settings.items()})
             if not found:
                 raise DataError(f"Table `{source}` should have a usable feature column. Found none.")
-            columns[source] = tuple(type_of(kind).fit(name, joined[name]) for name, kind in found.items())
+            columns[source] = tuple(fitted(kind, joined[c], settings.get(c, {})) for c, kind in found.items())
             sources |= dict.fromkeys(group, source)
-            bins[source] = _edges(_inputs(joined, columns[source])["numeric"].numpy())
+            plain = [c for c in columns[source] if c.kind == "numeric"]
+            bins[source] = _edges(_inputs(joined, plain)["numeric"].numpy())
         return Preprocess(columns, {t: sources[t] for t in tables}, bins)
 
     @property
@@ -230,7 +233,7 @@ def _groups(tables: Mapping[str, pd.DataFrame]) -> list[list[str]]:
     return sorted(groups, key=lambda group: order[group[0]])
 
 
-def _inputs(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Tensor]:
+def _inputs(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Any]:
     made = [(c, c.transform(frame[c.name])) for c in columns]
     numeric = [values for c, values in made if c.kind == "numeric"]
     categorical = [values for c, values in made if c.kind == "categorical"]
@@ -240,7 +243,11 @@ def _inputs(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Tensor]
         "categorical": torch.from_numpy(
             np.stack(categorical, axis=1) if categorical else np.empty((n, 0), dtype=np.int64)
         ),
-    } | {f"{c.kind}:{c.name}": torch.from_numpy(v) for c, v in made if c.kind not in ("numeric", "categorical")}
+    } | {
+        f"{c.kind}:{c.name}": v if isinstance(v, Ragged) else torch.from_numpy(v)
+        for c, v in made
+        if c.kind not in ("numeric", "categorical")
+    }
 
 
 def _edges(numeric: np.ndarray) -> list[list[float]]:

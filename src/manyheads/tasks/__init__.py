@@ -99,7 +99,10 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
-        """Labels -> (target, known), both of the target's shape (rows, ...); a missing label may hold any finite value.
+        """Labels -> (target, known); a missing label may hold any finite value.
+
+        Shape:
+            target (rows, ...), a tensor or a `Ragged`; known of the shape of `errors`: the target's, or (rows,).
 
         Raises:
             DataError: a label that this fitted task has never seen, or cannot be read.
@@ -110,12 +113,13 @@ class Task(ABC):
         """From features of these widths to the output (batch, units); all dimensions but the last are the batch's."""
 
     @abstractmethod
-    def errors(self, output: Tensor, target: Tensor) -> Tensor:
-        """One number per label, of the target's shape; leading dimensions broadcast (members of an ensemble)."""
+    def errors(self, output: Any, target: Any) -> Tensor:
+        """One number per label, of the target's shape, or one per row (rows,), the sum over its `sizes` labels; leading
+        dimensions broadcast (members of an ensemble)."""
 
     @abstractmethod
-    def predict(self, output: Tensor) -> Predicted:
-        """The output, in the units of the target: the value, and probabilities where there are any."""
+    def predict(self, output: Any) -> Predicted:
+        """The output (what `rows` made of it), in the units of the target: the value, and probabilities where there are any."""
 
     # -- what most types leave as it is
 
@@ -126,6 +130,15 @@ class Task(ABC):
     def tuned(self: Self, output: Tensor, target: Tensor, known: Tensor) -> Self:
         """A copy that knows what the validation outputs teach: a decision threshold."""
         return self
+
+    def sizes(self, target: Any) -> Tensor | None:
+        """How many labels each row has (rows,), where `errors` gives one number per row; None where a label is one."""
+        return None
+
+    def rows(self, output: Any) -> Any:
+        """An output row by row, as it is kept until all rows are there: a tensor (rows, ...), or `Rows` of decisions
+        where it is too large to be kept or of another size in each batch."""
+        return output
 
     def family(self) -> Hashable | None:
         """Tasks of an equal, not None, family have heads of one shape and one `errors`: they are computed together."""
@@ -147,8 +160,8 @@ class Task(ABC):
         """A weight per label, of the target's shape (class weights); None for all ones."""
         return None
 
-    def truth(self, target: Tensor) -> np.ndarray:
-        """Encoded targets in the space that metrics compare: units for numbers, indices for classes."""
+    def truth(self, target: Any) -> np.ndarray:
+        """Encoded targets in the space that metrics compare: units for numbers, indices for classes, objects."""
         return target.numpy()
 
     def decode(self, values: np.ndarray) -> np.ndarray:
@@ -178,8 +191,8 @@ class Task(ABC):
     @final
     def mean_loss(
         self,
-        output: Tensor,
-        target: Tensor,
+        output: Any,
+        target: Any,
         known: Tensor,
         weight: Tensor | None = None,
         total: Tensor | float | None = None,
@@ -196,7 +209,7 @@ class Task(ABC):
 
     @final
     def summed(
-        self, output: Tensor, target: Tensor, known: Tensor, weight: Tensor | None = None, keep: tuple[int, ...] = ()
+        self, output: Any, target: Any, known: Tensor, weight: Tensor | None = None, keep: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor]:
         """(sum of weighted errors of the known labels, sum of their weights).
 
@@ -209,15 +222,16 @@ class Task(ABC):
         """
         every = weight is None and bool(known.all())
         errors = self.errors(output if every else self.blanked(output, known), target)
-        axes = [d for d in range(target.dim()) if d not in keep]
-        members = errors.dim() - target.dim()
-        if every:  # nothing to leave out
-            kept = [target.shape[d] for d in keep]
-            scale = errors.new_full(kept, target.numel() / max(math.prod(kept), 1))
+        axes = [d for d in range(known.dim()) if d not in keep]
+        members = errors.dim() - known.dim()
+        sizes = self.sizes(target)
+        if every and sizes is None:  # nothing to leave out
+            kept = [known.shape[d] for d in keep]
+            scale = errors.new_full(kept, known.numel() / max(math.prod(kept), 1))
         else:
             full = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
             errors = errors.masked_fill(~known, 0.0) * full
-            scale = full.sum(axes)
+            scale = (full if sizes is None else full * sizes.to(errors.dtype)).sum(axes)
         if members:
             errors = errors.flatten(0, members - 1).mean(0)
         return errors.sum(axes), scale

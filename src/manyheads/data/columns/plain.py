@@ -1,85 +1,17 @@
-"""The typed columns of a table: what turns a column into numbers, learned from the training rows alone.
-
-Types: `numeric`, `categorical`, `boolean`, `datetime`, or ``package.module:Class`` for one of your own.
-"""
+"""Numbers, categories and moments."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..catalog import find, hint, index, word
-from ..faults import ConfigError
-from .values import floats, moments, refuse, seconds_of, stamps_of, tame, texts_of, with_indicator
+from ..values import floats, moments, refuse, seconds_of, stamps_of, tame, texts_of, with_indicator
+from . import Column
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Self = TypeVar("Self", bound="Column")
-
-
-class DataWarning(UserWarning):
-    """Something about the data that the user should know; the run goes on."""
-
-
-@dataclass(frozen=True)
-class Column(ABC):
-    """One feature column: a frozen value that knows what its training rows taught it.
-
-    Args:
-        name: the column's name in the table.
-    """
-
-    name: str
-
-    kind: ClassVar[str]
-    """The kind of input it feeds: ``numeric`` (rows, width), ``categorical`` (rows,), or one of its own."""
-
-    @classmethod
-    @abstractmethod
-    def fit(cls: type[Self], name: str, series: pd.Series) -> Self:
-        """Learn from the training rows."""
-
-    @abstractmethod
-    def transform(self, series: pd.Series) -> np.ndarray:
-        """Numbers for any rows.
-
-        Raises:
-            DataError: a value that cannot be read; the message names column and row.
-        """
-
-    @property
-    @abstractmethod
-    def layout(self) -> Any:
-        """What an encoder must know: the width of a numeric column, the cardinality of a categorical one."""
-
-    @final
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them and transforms bit-equally."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"type": word(type(self))} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    @staticmethod
-    @final
-    def from_json(value: Mapping[str, Any]) -> Column:
-        """A fitted column from what `to_json` wrote."""
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "type"}
-        return type_of(value["type"])(**settings)
-
-
-def type_of(name: str) -> type[Column]:
-    """The column class that a type word stands for.
-
-    Raises:
-        ConfigError: an unknown word; the message proposes the nearest one.
-    """
-    if ":" not in str(name) and str(name).lower() not in index(Column):
-        raise ConfigError(f"No column type is called `{name}`. {hint(name, index(Column))}")
-    return find(Column, name)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True)
