@@ -15,6 +15,7 @@ from manyheads.catalog import find
 
 SCALES = (1e-8, 1.0, 1e8)
 RATIOS = (1.0, 1e3, 1e6)
+UNSOLVED = ("pcgrad", "gradvac", "gradnorm")
 WORDS = ("imtlg", "config", "alignedmtl", "pcgrad", "gradvac", "gradnorm", "pcd")
 
 
@@ -68,7 +69,7 @@ def test_finite_whatever_the_gradients(word, kind, rng):
         for _ in range(3):
             weights = balance.weights(rows @ rows.T, rng.exponential(size=tasks))
             assert np.isfinite(weights).all()
-            assert math.isfinite(balance.residual)
+            assert math.isnan(balance.residual) == (word in UNSOLVED)
             assert np.linalg.norm(weights @ rows) <= 1.0001e3 * tasks * np.abs(rows).sum()
 
 

@@ -20,7 +20,7 @@ from manyheads.balance.imtll import IMTLL
 from manyheads.balance.rlw import RLW
 from manyheads.balance.si import SI
 from manyheads.balance.stch import STCH
-from manyheads.balance.weighting import Uncertainty
+from manyheads.balance.uncertainty import Uncertainty
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..gramian import MODES, Gradients
 from ..jacobian import Jacobian
 from . import Balance, Losses
+from .given import gramian, vector, whole
 
 Array = np.ndarray
 
@@ -37,6 +38,10 @@ class Problem:
     preference: Array
 
 
+UNSOLVED = float("nan")
+"""The residual of weights that answer no equation: those of a procedure, a memory or a draw."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """What a method answers.
@@ -44,7 +49,7 @@ class Solution:
     Attributes:
         weights: one per task (tasks,), in the normalisation of the method's paper; the update is sum_k w_k g_k.
         residual: how far the method's defining equation, or the optimality conditions of its problem, are missed, in
-            units of unit-normalised gradients: 0 is exact.
+            units of unit-normalised gradients: 0 is exact, `UNSOLVED` (NaN) where there is none.
         note: why the weights are not what the method promises ("Pareto-stationary": no direction helps all tasks); ""
             where they are.
     """
@@ -64,10 +69,11 @@ class Aggregation(Balance):
 
     Args:
         gramian: ``auto``, or one of `manyheads.gramian.MODES`.
-        every: weights are renewed each so many steps.
+        every: weights are renewed each so many steps. In the steps between, gradients of single tasks are not looked
+            at: one that is not finite is then not left out.
 
     Raises:
-        ValueError: an unknown word, or less than one step.
+        ValueError: an unknown word, or `every` is not a whole number, 1 or more.
     """
 
     cut = True
@@ -80,11 +86,9 @@ class Aggregation(Balance):
         super().__init__()
         if gramian not in MODES:
             raise ValueError(f"`gramian` should be one of {', '.join(MODES)}. Found `{gramian}`.")
-        if every < 1:
-            raise ValueError(f"`every` should be 1 or more. Found {every}.")
-        self.gramian, self.every = gramian, every
-        self.residual = 0.0
-        """Of the last solution."""
+        self.gramian, self.every = gramian, whole("every", every)
+        self.residual = UNSOLVED
+        """Of the last solution; NaN where the method solves nothing."""
         self.note = ""
         """Of the last solution."""
         self._age = 0
@@ -107,33 +111,23 @@ class Aggregation(Balance):
         """The weights for a Gramian, as the method's paper has them; `residual` and `note` are of this solution.
 
         Args:
-            gram: (tasks, tasks), symmetric.
-            losses: (tasks,), for the methods that read them.
+            gram: (tasks, tasks), symmetric and positive semi-definite up to the rounding of its type, which may be any.
+            losses: (tasks,), finite, for the methods that read them.
             tasks: names; default ``"0"``, ``"1"``, ...
-            preference: one per task, 1 by default.
+            preference: one per task, finite, 0 or more; 1 where unsaid.
 
         Returns:
             (tasks,) float64, a tensor where `gram` is one.
 
         Raises:
-            ValueError: not a finite square symmetric matrix, or another number of losses.
+            ValueError: what is handed over is not like that.
         """
-        matrix = _plain(gram)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-            raise ValueError(f"A Gramian should have shape (tasks, tasks). Found {matrix.shape}.")
-        if not np.isfinite(matrix).all():
-            raise ValueError(
-                "A Gramian should be finite. Found NaN or infinity in it; drop that task's row and column."
-            )
-        if np.abs(matrix - matrix.T).max() > 1e-6 * max(np.abs(matrix).max(), 1e-300):
-            raise ValueError("A Gramian should be symmetric. Found a matrix that differs from its transpose.")
-        names = tuple(map(str, range(len(matrix)))) if tasks is None else tuple(tasks)
-        wanted = _vector(preference, names, "preference")
+        matrix, names = gramian(gram, tasks)
         problem = Problem(
-            gram=(matrix + matrix.T) / 2,
+            gram=matrix,
             tasks=names,
-            losses=_vector(losses, names, "losses"),
-            preference=np.ones(len(names)) if wanted is None else wanted,
+            losses=None if losses is None else vector(losses, names, "losses"),
+            preference=vector({} if preference is None else preference, names, "preference", least=0, default=1),
         )
         weights = self._solved(problem).weights
         return torch.from_numpy(weights) if isinstance(gram, Tensor) else weights
@@ -247,7 +241,7 @@ class Watch:
     def __init__(self) -> None:
         self.sums: dict[tuple[str, ...], list[Any]] = {}
         self.steps: dict[str, int] = {}
-        self.residual = 0.0
+        self.residual: float | None = None
 
     def add(self, tasks: Sequence[str], gram: Array, solution: Solution, mode: str) -> None:
         """One step more."""
@@ -257,7 +251,8 @@ class Watch:
         sums = self.sums.setdefault((mode, *tasks), [0, 0.0, 0.0, 0.0])
         for i, value in enumerate((1, norms, cosines, cosines < 0)):
             sums[i] = sums[i] + value
-        self.residual = float(np.fmax(self.residual, solution.residual))
+        if not np.isnan(solution.residual):
+            self.residual = max(self.residual or 0.0, float(solution.residual))
         for word in (f"steps, {mode}", *([f"steps, {solution.note}"] if solution.note else [])):
             self.steps[word] = self.steps.get(word, 0) + 1
 
@@ -296,8 +291,9 @@ class Watch:
         everywhere = {
             "cosine, mean over pairs": sum(c for _, c, _ in pairs.values()) / seen,
             "conflicting pairs": sum(c for _, _, c in pairs.values()) / seen,
-            "solver residual, largest": self.residual,
         }
+        if self.residual is not None:
+            everywhere["solver residual, largest"] = self.residual
         return {**found, None: everywhere | steps[None]}
 
 
@@ -317,20 +313,3 @@ def _blas() -> Any:
 
 def _added(sums: dict[Any, list[float]], key: Any, *values: float) -> None:
     sums[key] = [float(a + b) for a, b in zip(sums.get(key, [0.0] * len(values)), values, strict=True)]
-
-
-def _plain(value: Any) -> Array:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    return np.asarray(value, dtype=np.float64)
-
-
-def _vector(value: Any, tasks: Sequence[str], what: str) -> Array | None:
-    if value is None:
-        return None
-    if isinstance(value, Mapping):
-        value = [value[t] for t in tasks]
-    found = _plain(value)
-    if found.shape != (len(tasks),):
-        raise ValueError(f"`{what}` should have shape ({len(tasks)},). Found {found.shape}.")
-    return found

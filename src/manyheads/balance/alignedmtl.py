@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .aggregation import Aggregation, Problem, Solution
-from .imtlg import spectrum, unit_rows
+from .unitrows import spectrum, unit_rows
 
 SCALES = ("min", "median", "rmse")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .aggregation import Aggregation, Problem, Solution
-from .imtlg import even_rows, unit_rows
+from .unitrows import even_rows, unit_rows
 
 
 class ConFIG(Aggregation):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from . import Look, Losses, Weighting
+from .given import whole
 
 STEEPEST = 1e6
 """The largest rate r_k that is told apart: a loss that comes up from next to nothing has no rate."""
@@ -43,9 +44,8 @@ class DWA(Weighting):
         super().__init__()
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"`temperature` should be positive. Found {temperature}.")
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f"`steps_per_epoch` should be 1 or more. Found {steps_per_epoch}.")
-        self.temperature, self.steps_per_epoch = temperature, steps_per_epoch
+        self.temperature = temperature
+        self.steps_per_epoch = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch)
 
     def weights(self, losses: Losses) -> Tensor:
         rates = [self._rate(task) for task in losses.tasks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch import Tensor
 from ..catalog import hint
 from ..faults import ConfigError
 from . import Look, Losses, Weighting
-from .imtll import adam
-from .si import NEXT_TO_NOTHING, over_sizes, renewed_mean, sizes
+from .learntscale import adam
+from .logarithmic import NEXT_TO_NOTHING, over_sizes, renewed_mean, sizes
 
 
 class FAMO(Weighting):
@@ -47,13 +47,13 @@ class FAMO(Weighting):
     would notice: the guard against 0 is in units of the loss.
     """
 
-    looks: ClassVar[bool] = True
+    looks = True
 
     def __init__(self, gamma: float = 1e-5, lr: float = 0.025, min_losses: Mapping[str, float] | None = None) -> None:
         super().__init__()
         if not (gamma >= 0 and math.isfinite(gamma)):
             raise ValueError(f"`gamma` should be 0 or more. Found {gamma}.")
-        if not lr > 0:
+        if not 0 < lr < math.inf:
             raise ValueError(f"`lr` should be positive. Found {lr}.")
         for task, loss in (min_losses or {}).items():
             if not math.isfinite(loss):

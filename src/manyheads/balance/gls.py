@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from . import Look, Losses, Weighting
-from .si import renewed_mean, sizes, unsaid
+from .logarithmic import Logarithmic
 
 FARTHEST = 80.0
 """The largest |log w_k|: float32 ends at 88."""
 
 
-class GLS(Weighting):
+class GLS(Logarithmic):
     """Geometric loss strategy: the geometric mean in the place of the arithmetic one, so that a task's unit does not
     matter.
 
@@ -34,20 +31,7 @@ class GLS(Weighting):
     Differs from the paper: NOTE[DIFF] the factor K.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.note = ""
-        """Whose logarithm could not be taken in the last step."""
-
-    def weights(self, losses: Losses) -> Tensor:
-        values = dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True))
-        divisors = sizes(values, self.state)
-        self.note = unsaid(values, divisors)
+    def ratios(self, divisors: Sequence[float]) -> list[float]:
         logs = [math.log(d) for d in divisors if d]
         mean = math.fsum(logs) / max(len(logs), 1)
-        ratios = [math.exp(min(max(mean - math.log(d), -FARTHEST), FARTHEST)) if d else 1.0 for d in divisors]
-        return losses.preferences() * losses.vector.new_tensor(ratios)
-
-    def update(self, losses: Mapping[str, float], look: Look | None) -> None:
-        for task, loss in losses.items():
-            self.state[task] = {"mean": renewed_mean(self.state.get(task), loss)}
+        return [math.exp(min(max(mean - math.log(d), -FARTHEST), FARTHEST)) if d else 1.0 for d in divisors]

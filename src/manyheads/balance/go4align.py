@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from . import Look, Losses, Weighting
-from .si import over_sizes, renewed_mean, sizes
+from .given import whole
+from .logarithmic import over_sizes, renewed_mean, sizes
 
 
 def groups_of(values: Sequence[float], n_groups: int) -> list[int]:
@@ -75,11 +76,9 @@ class GO4Align(Weighting):
 
     def __init__(self, n_groups: int = 2, lr: float = 1e-4) -> None:
         super().__init__()
-        if n_groups < 1:
-            raise ValueError(f"`n_groups` should be 1 or more. Found {n_groups}.")
         if not (lr >= 0 and math.isfinite(lr)):
             raise ValueError(f"`lr` should be 0 or more. Found {lr}.")
-        self.n_groups, self.lr = n_groups, lr
+        self.n_groups, self.lr = whole("n_groups", n_groups), lr
 
     def weights(self, losses: Losses) -> Tensor:
         values = dict(zip(losses.tasks, losses.vector.detach().tolist(), strict=True))

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from .aggregation import Aggregation, Problem, Solution
+from .aggregation import UNSOLVED, Aggregation, Problem, Solution
+from .learntscale import adam
 
 LEAST = 1e-3
 """No weight falls below this, so that no task is lost for ever."""
@@ -50,9 +51,9 @@ class GradNorm(Aggregation):
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025, *, gramian: str = "auto", every: int = 1) -> None:
         super().__init__(gramian=gramian, every=every)
-        if not alpha >= 0:
+        if not 0 <= alpha < math.inf:
             raise ValueError(f"`alpha` should be 0 or more. Found {alpha}.")
-        if not lr > 0:
+        if not 0 < lr < math.inf:
             raise ValueError(f"`lr` should be positive. Found {lr}.")
         self.alpha, self.lr = alpha, lr
 
@@ -75,7 +76,7 @@ class GradNorm(Aggregation):
             for own, x in zip(now.values(), (moved * (len(w) / moved.sum())).tolist(), strict=True):
                 own["w"] = x
         self.state.update(now)
-        return Solution(problem.preference * w, 0.0)
+        return Solution(problem.preference * w, UNSOLVED)
 
     @staticmethod
     def _rates(losses: np.ndarray, initial: np.ndarray) -> np.ndarray:
@@ -90,7 +91,6 @@ class GradNorm(Aggregation):
 
     def _step(self, own: dict[str, float], slope: float, w: float) -> float:
         """A weight after one step of Adam down the slope; `own` gets the new moments."""
-        own["t"] += 1
-        own["m"] = 0.9 * own["m"] + 0.1 * float(slope)
-        own["v"] = 0.999 * own["v"] + 0.001 * float(slope) ** 2
-        return w - self.lr * (own["m"] / (1 - 0.9 ** own["t"])) / (math.sqrt(own["v"] / (1 - 0.999 ** own["t"])) + 1e-8)
+        step, moments = adam(own, float(slope), self.lr)
+        own |= moments
+        return w - step

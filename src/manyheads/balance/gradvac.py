@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .aggregation import Aggregation, Array, Problem, Solution
-from .imtlg import unit_rows
+from .aggregation import UNSOLVED, Aggregation, Array, Problem, Solution
 from .pcgrad import turns
+from .unitrows import unit_rows
 
 SHARPEST = 1.0 - 1e-6
 """A wanted cosine nearer to 1 would ask for unbounded multiples of the other gradient."""
@@ -67,9 +67,9 @@ class GradVac(Aggregation):
         with np.errstate(over="ignore", invalid="ignore"):
             combined = ((problem.preference[live] * n) @ altered) / n
         if not np.isfinite(combined).all():
-            return Solution(weights, 0.0, "altered gradients too large: plain sum")
+            return Solution(weights, UNSOLVED, "altered gradients too large: plain sum")
         weights[live] = combined
-        return Solution(weights, 0.0)
+        return Solution(weights, UNSOLVED)
 
     def _altered(self, i: int, tasks: Sequence[str], cosines: Array, own: dict[str, Any]) -> Array:
         """v_i / |g_i| in coefficients of the unit rows; renews the targets of task i."""

@@ -4,51 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .aggregation import Aggregation, Array, Problem, Solution
-
-RANK = 1e-10
-"""Rows that add less than this share to the largest eigenvalue of the unit rows' Gramian count as dependent."""
-
-
-def unit_rows(gram: Array) -> tuple[Array, Array, Array]:
-    """What of a Gramian does not depend on the gradients' sizes.
-
-    Args:
-        gram: (tasks, tasks).
-
-    Returns:
-        The positions of the gradients that are not zero; the lengths of these; their cosines.
-    """
-    lengths = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
-    live = np.flatnonzero(lengths > 0)
-    n = lengths[live]
-    cosines = np.clip(gram[np.ix_(live, live)] / n[:, None] / n, -1.0, 1.0)
-    np.fill_diagonal(cosines, 1.0)
-    return live, n, cosines
-
-
-def spectrum(cosines: Array) -> tuple[Array, Array]:
-    """The eigenvalues above `RANK` of the largest, in rising order, and their eigenvectors as columns."""
-    values, vectors = np.linalg.eigh(cosines)
-    kept = values > RANK * values[-1]
-    return values[kept], vectors[:, kept]
-
-
-def even_rows(cosines: Array, wanted: Array) -> tuple[Array, float]:
-    """Coefficients of unit rows whose sum has these projections onto them, or the nearest that there are.
-
-    Args:
-        cosines: C (rows, rows).
-        wanted: (rows,), not all 0.
-
-    Returns:
-        The shortest v that minimises ||C v - wanted||, and the largest entry of that difference over that of `wanted`.
-    """
-    values, vectors = spectrum(cosines)
-    v = vectors @ ((vectors.T @ wanted) / values)
-    missed = wanted - cosines @ v
-    v += vectors @ ((vectors.T @ missed) / values)  # once more on what rounding left
-    return v, float(np.abs(cosines @ v - wanted).max() / np.abs(wanted).max())
+from .aggregation import Aggregation, Problem, Solution
+from .unitrows import even_rows, unit_rows
 
 
 class IMTLG(Aggregation):

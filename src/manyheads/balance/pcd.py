@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from ..catalog import hint
 from ..faults import ConfigError
 from .aggregation import Aggregation, Array, Problem, Solution
-from .imtlg import spectrum, unit_rows
+from .unitrows import spectrum, unit_rows
 
 FEASIBLE = 1e-6
 """Shares that would need a change more than a million times the primary gradient count as contradictory."""
@@ -68,7 +68,7 @@ class PCD(Aggregation):
             raise ValueError(f"`tau` should be 0 to 1. Found {tau}.")
         if not 0 <= beta < 1:
             raise ValueError(f"`beta` should be 0 or more and less than 1. Found {beta}.")
-        if not eps >= 0:
+        if not 0 <= eps < np.inf:
             raise ValueError(f"`eps` should be 0 or more. Found {eps}.")
         self.primary, self.tau, self.beta, self.eps = primary, tau, beta, eps
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..blocks import seed_of
-from .aggregation import Aggregation, Array, Problem, Solution
-from .imtlg import unit_rows
+from .aggregation import UNSOLVED, Aggregation, Array, Problem, Solution
+from .unitrows import unit_rows
 
 
 def turns(seed: int, task: str, step: int, others: Sequence[str]) -> list[int]:
@@ -55,7 +55,7 @@ class PCGrad(Aggregation):
         for task in problem.tasks:
             self.state[task] = {"steps": self.state.get(task, {}).get("steps", 0) + 1}
         weights[live] = ((problem.preference[live] * n) @ altered) / n
-        return Solution(weights, 0.0)
+        return Solution(weights, UNSOLVED)
 
     def _altered(self, i: int, tasks: Sequence[str], cosines: Array) -> Array:
         """v_i / |g_i| in coefficients of the unit rows."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..jacobian import Jacobian, squared
 from ..layers import accumulate
 from . import Balance, Losses
-from .aggregation import Solution, Watch
+from .aggregation import UNSOLVED, Solution, Watch
 
 
 class Surgery(Balance):
@@ -66,7 +66,7 @@ class Surgery(Balance):
             self.note = ""
             kept = losses.only([losses.tasks.index(task) for task in tasks])
             update = self.combine(jacobian, tasks, kept.preferences().to(jacobian)) * scale
-            self._watch.add(tasks, squared(jacobian), Solution(np.array([]), 0.0, self.note), "exact")
+            self._watch.add(tasks, squared(jacobian), Solution(np.array([]), UNSOLVED, self.note), "exact")
             self._age += 1
             for leaf, part in zip(shared, update.split([leaf.numel() for leaf in shared]), strict=True):
                 accumulate(leaf, part.view_as(leaf))
@@ -78,8 +78,6 @@ class Surgery(Balance):
 
     def report(self) -> dict[str | None, dict[str, float]]:
         found, self._watch = self._watch.report(), Watch()
-        if None in found:
-            found[None].pop("solver residual, largest", None)
         for task, own in super().report().items():
             found[task] = found.get(task, {}) | own
         return found

@@ -18,7 +18,7 @@ from ..faults import ConfigError, Fault, MissingExtra
 from ..gramian import MODES
 from ..jacobian import Jacobian
 from . import Balance, Look, Losses, Weighting
-from .aggregation import Aggregation, Array, Problem, Solution
+from .aggregation import UNSOLVED, Aggregation, Array, Problem, Solution
 from .held import Held, ours
 from .surgery import Surgery
 
@@ -97,7 +97,7 @@ class TorchJD(Balance):
         self._inner: _OnLosses | _OnGramian | _OnRows
         if kind == "losses":
             self._inner = _OnLosses(self._held, size, lr)
-            self.looks = hasattr(module, "update")  # type: ignore[misc]  # it depends on the object
+            self.looks = hasattr(module, "update")  # it depends on the object
         elif kind == "gramian":
             self._inner = _OnGramian(self._held, size, gramian)
         else:
@@ -163,16 +163,16 @@ class _OnGramian(Aggregation):
     def solve(self, problem: Problem) -> Solution:
         p, self._equal = problem.preference, True
         if self.held.lacks(problem.tasks):
-            return Solution(p, float("nan"), INCOMPLETE)
+            return Solution(p, UNSOLVED, INCOMPLETE)
         places = self.held.places(problem.tasks)
         gram = (p[:, None] * problem.gram * p)[np.ix_(places, places)]
         weights = np.empty(len(places))
         weights[places] = p[places] * self.held.ask(torch.from_numpy(gram), problem.tasks).double().cpu().numpy()
         if not np.isfinite(weights).all():
-            return Solution(p, float("nan"), NOT_FINITE)
+            return Solution(p, UNSOLVED, NOT_FINITE)
         self._equal = False
         one = type(self.held.part).__name__ in TWO_BATCHES
-        return Solution(weights, float("nan"), "one batch in place of two" if one else "")
+        return Solution(weights, UNSOLVED, "one batch in place of two" if one else "")
 
     def sized(self, weights: Array, preference: Array) -> Array:
         return weights if self._equal else self.size(weights, preference)
