@@ -15,7 +15,7 @@ FLOORS = (
     "_version faults files stopping yaml12 catalog graph layers heads gramian jacobian solvers blocks copies ragged "
     "formulas metrics results statistics verdicts scoretable",
     "tasks encoders balance penalties",
-    "data sharing",
+    "data sharing augment",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",
     "distributed optim callback train beside directions alike stacked parallel members build intake export serve",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import metrics
+from .augment import Augmentation
 from .balance import Balance
 from .blocks import seed_of
 from .callback import Callback
@@ -228,6 +229,14 @@ def _one(
 ) -> Training:
     model = build_model(spec.model, layouts, tasks, seed)
     n_rows = sum(map(len, (within or train).values()))
+    changes = [make(Augmentation, part.name, part.settings) for part in spec.sampling.augment]  # type: ignore[type-abstract]
+    by_name = {t.name: t for t in tasks}
+
+    def change(rows: Taskset, random: torch.Generator) -> Taskset:
+        for one in changes:
+            rows = one(rows, by_name, random)
+        return rows
+
     sampler = Sampler(
         train,
         batch_size(n_rows) if spec.sampling.batch_size == "auto" else spec.sampling.batch_size,
@@ -238,6 +247,7 @@ def _one(
         max_epochs=spec.trainer.max_epochs,
         seed=seed,
         within=within,
+        change=change if changes else None,
     )
     objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
     balance = make_balance(spec.optim.balance, [t.name for t in tasks])

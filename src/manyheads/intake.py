@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import hint
+from .catalog import hint, make
 from .faults import ConfigError, DataError
-from .spec import FILES, RunSpec, TableSpec
+from .spec import FILES, DataSpec, Part, RunSpec, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .data.formats import Format
     from .tasks import Task
 
 TABLE = "table"
@@ -72,7 +73,7 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
             "other."
         )
     if data.tables:
-        tables, targets = _several(data.tables, tasks)
+        tables, targets = _several(data, data.tables, tasks)
         return Intake(tables, targets, split_parts(data.split, tables, tasks), data.split.kind == "column")
     if "train" not in files:
         raise ConfigError("`data.train` should name the file with the training rows. Found nothing under that name.")
@@ -84,13 +85,24 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
     return _parts_of(spec, files, tasks)
 
 
+def form(word: Part | None, on_error: str) -> Format | None:
+    """The format that a config names.
+
+    Raises:
+        ConfigError: an unknown word or setting.
+    """
+    from .data.formats import Format
+
+    return None if word is None else make(Format, word.name, {"on_error": on_error} | word.settings)  # type: ignore[type-abstract]
+
+
 def _several(
-    described: Mapping[str, TableSpec | str], tasks: Sequence[Task]
+    spec: DataSpec, described: Mapping[str, TableSpec | str], tasks: Sequence[Task]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, tuple[str, ...]] | None]:
     from .data.readers import read
 
     specs = {name: TableSpec(path=t) if isinstance(t, str) else t for name, t in described.items()}
-    tables = {name: read(t.path) for name, t in specs.items()}
+    tables = {name: read(t.path, form(t.format or spec.format, spec.on_error)) for name, t in specs.items()}
     if all(t.targets is None for t in specs.values()):
         return tables, None
     targets = {
@@ -107,7 +119,7 @@ def _parts_of(spec: RunSpec, files: Mapping[str, str], tasks: Sequence[Task]) ->
     from .build import split_parts
     from .data.readers import read
 
-    frames = {part: read(path) for part, path in files.items()}
+    frames = {part: read(path, form(spec.data.format, spec.data.on_error)) for part, path in files.items()}
     train = frames["train"]
     sizes = tuple(
         0.0 if part in files and part != "train" else s for part, s in zip(FILES, spec.data.split.sizes, strict=True)

@@ -64,6 +64,7 @@ class TableSpec(Section):
 
     path: str
     targets: tuple[str, ...] | None = None
+    format: Word | None = None
 
 
 FILES = ("train", "valid", "test")
@@ -79,6 +80,10 @@ class DataSpec(Section):
     tables: dict[str, TableSpec | str] = {}
     split: SplitSpec = SplitSpec()
     root: str | None = None
+    format: Word | None = None
+    """How files are read that do not say it by their ending: a word of `manyheads doctor --list formats`."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What becomes of a row that a format cannot read: an error, or it is left out and counted."""
     ids: tuple[str, ...] = ()
     """Columns that name a row: no features, kept in predictions."""
 
@@ -148,6 +153,8 @@ class SamplingSpec(Section):
     """auto: the power of two next to n / 16, within 32 and 128; from 24,000 rows on next to n / 256, at most 1024."""
     temperature: float = Field(default=2.0, gt=0)
     weights: dict[str, float] = {}
+    augment: Annotated[tuple[Word, ...], BeforeValidator(_one_or_several)] = ()
+    """How training rows are changed at random, one after the other."""
 
 
 class TrainerSpec(Section):

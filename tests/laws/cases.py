@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from manyheads.augment import Augmentation
 from manyheads.balance import Balance
 from manyheads.blocks import seed_of
 from manyheads.catalog import find, index
@@ -33,6 +34,7 @@ GIVEN: dict[type, tuple[str, ...]] = {
     Balance: (),
     Penalty: (),
     Objective: (),
+    Augmentation: (),
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
 

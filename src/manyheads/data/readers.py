@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalog import find, index
 from ..faults import DataError
+from .columns import DataWarning
+from .formats import Format
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,14 +40,28 @@ EXACT = 2**53
 """Up to here a float64 holds every integer."""
 
 
-def read(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The table in a file, by its suffix: csv, tsv (each also .gz), parquet, arrow, feather, jsonl, ndjson.
+def read(path: str | os.PathLike[str], format: Format | None = None) -> pd.DataFrame:
+    """The table in a file, by its suffix: csv, tsv (each also .gz), parquet, arrow, feather, jsonl, ndjson; or in a
+    file or folder of a field's own form.
+
+    Args:
+        format: the form, where the suffix does not say it.
 
     Raises:
         DataError: the file is missing, empty or damaged, its suffix is unknown, or two columns have one name; the
             message names the file.
     """
     file = Path(path)
+    format = _of_suffix(file) if format is None else format
+    if format is not None:
+        if not file.exists():
+            raise DataError(f"`{file}` should be a file or a folder. Found nothing there; check the path.")
+        frame = format.frame(file)
+        if format.skipped:
+            warnings.warn(_told(file, format.skipped), DataWarning, stacklevel=2)
+        if not len(frame):
+            raise DataError(f"`{file}` should have at least one row. Found none that can be read.")
+        return frame
     kind = _kind(file)
     if not file.is_file():
         raise DataError(
@@ -129,6 +146,20 @@ def frame_of(obj: Any) -> pd.DataFrame:
     names = [str(c) for c in frame.columns]
     _unique(names, "A table")
     return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
+
+
+def _of_suffix(file: Path) -> Format | None:
+    """The form of a field that claims this ending."""
+    for word in index(Format):
+        cls = find(Format, word)  # type: ignore[type-abstract]
+        if cls.suffixes and file.name.lower().endswith(cls.suffixes):
+            return cls()
+    return None
+
+
+def _told(file: Path, skipped: list[str]) -> str:
+    rows = "1 row was" if len(skipped) == 1 else f"{len(skipped)} rows were"
+    return f"{rows} left out of `{file}`. The first: {skipped[0]}"
 
 
 def _kind(file: Path) -> str:

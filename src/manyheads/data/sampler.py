@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class Draw:
 
     rows: Tensor
     task: str | None = None
+    seed: int = 0
+    """Of what is changed at random in these rows."""
 
 
 class Sampler:
@@ -48,6 +50,7 @@ class Sampler:
         weights: unit -> weight, for `specified`.
         max_epochs: length of the annealing.
         within: per table, the rows to draw from; all by default.
+        change: what becomes of the rows of one table in a step, given random numbers; they stay as they are by default.
 
     Raises:
         ConfigError: an unknown mode, schedule or unit.
@@ -68,6 +71,7 @@ class Sampler:
         max_epochs: int = 1,
         seed: int = 0,
         within: Mapping[str, Tensor] | None = None,
+        change: Callable[[Taskset, torch.Generator], Taskset] | None = None,
     ) -> None:
         for name, value, known in (("sampling", mode, MODES), ("schedule", schedule, SCHEDULES)):
             if value not in known:
@@ -79,7 +83,7 @@ class Sampler:
         self.tasksets, self.batch_size = dict(tasksets), batch_size
         self.mode, self.schedule, self.temperature = mode, schedule, temperature
         self.max_epochs, self.seed = max_epochs, seed
-        self.within = dict(within or {})
+        self.within, self.change = dict(within or {}), change
         self.offsets: dict[str, int] = {}
         self.n_rows = 0
         for table, rows in self.tasksets.items():
@@ -162,7 +166,8 @@ class Sampler:
 
     def plan(self, epoch: int) -> list[Draw]:
         """The draws of an epoch."""
-        return self._alternating(epoch) if self.schedule == "alternating" else self._joint(epoch)
+        draws = self._alternating(epoch) if self.schedule == "alternating" else self._joint(epoch)
+        return [replace(draw, seed=seed_of(self.seed, "change", epoch, i)) for i, draw in enumerate(draws)]
 
     def batch(self, draw: Draw) -> Batch:
         """The rows of a draw, and the labels it is for."""
@@ -178,6 +183,9 @@ class Sampler:
                     parts[table] = rows.batch(here - start)
         if draw.task is not None:
             parts = {table: part.only([draw.task]) for table, part in parts.items()}
+        if self.change is not None:
+            random = torch.Generator().manual_seed(draw.seed)
+            parts = {table: self.change(part, random) for table, part in parts.items()}
         return Batch(parts)
 
     def batches(self, epoch: int) -> Iterator[Batch]:

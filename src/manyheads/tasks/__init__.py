@@ -140,6 +140,16 @@ class Task(ABC):
         where it is too large to be kept or of another size in each batch."""
         return output
 
+    def moved(self, target: Any, affine: Tensor) -> Any:
+        """The target where pictures were moved, for a task whose labels have a place in them.
+
+        Args:
+            target: of these rows.
+            affine: (rows, 2, 3): the point p of the new picture shows the old one's point affine @ (x, y, 1), where
+                a picture spans -1 to 1 from left to right and from top to bottom.
+        """
+        return target
+
     def family(self) -> Hashable | None:
         """Tasks of an equal, not None, family have heads of one shape and one `errors`: they are computed together."""
         return None

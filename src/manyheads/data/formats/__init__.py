@@ -1,0 +1,60 @@
+"""How a field keeps its data. The contract of a format: from a file or a folder to an ordinary table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, final
+
+from ...faults import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Format(ABC):
+    """Reads one form of data: a row per sentence, picture or recording, and a column per input and label.
+
+    Args of every format: `on_error`, then its own settings by keyword.
+
+    Args:
+        on_error: ``raise`` refuses what cannot be read, and names file and line; ``skip`` leaves that row out and
+            counts it.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of files that are read in this form without being told."""
+
+    def __init__(self, on_error: str = "raise") -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"`on_error` should be raise or skip. Found `{on_error}`.")
+        self.on_error = on_error
+        self.skipped: list[str] = []
+        """What was left out, a sentence each."""
+
+    @abstractmethod
+    def frame(self, path: Path) -> pd.DataFrame:
+        """The table.
+
+        Args:
+            path: a file or a folder, which exists.
+
+        Raises:
+            DataError: it is damaged; the message names the file and the line.
+        """
+
+    @final
+    def refuse(self, where: str | Path, expected: str, found: str) -> None:
+        """Complain about a row, or leave it out: the caller goes on with the next.
+
+        Args:
+            where: the file, with ``, line 12`` where it has lines.
+            expected, found: the rest of the sentence.
+
+        Raises:
+            DataError: unless rows that cannot be read are skipped.
+        """
+        message = f"`{where}` should {expected}. Found {found}."
+        if self.on_error == "raise":
+            raise DataError(message)
+        self.skipped.append(message)
