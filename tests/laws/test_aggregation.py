@@ -80,6 +80,24 @@ SIZES = {"1": 0, "1e-8": -8, "1e8": 8, "1 to 1e6": (0, 6), "1e-3 to 1e3": (-3, 3
 """Powers of ten: of every gradient, or of the first and the last."""
 
 
+OF_EQUAL = {
+    "alignedmtl": lambda k: 1,
+    "cagrad": lambda k: 1.5,
+    "config": lambda k: k,
+    "dualproj": lambda k: 1,
+    "fairgrad": lambda k: k ** (1 / 3),
+    "gradnorm": lambda k: k,
+    "gradvac": lambda k: k,
+    "imtlg": lambda k: 1,
+    "mgda": lambda k: 1,
+    "nashmtl": math.sqrt,
+    "pcd": lambda k: 1,
+    "pcgrad": lambda k: k,
+    "upgrad": lambda k: 1,
+}
+"""The sum of the weights of K equal gradients of length 1, in the normalisation of each method's paper."""
+
+
 def gradients(rng, tasks, kind=independent, sizes="1"):
     """(tasks, tasks + 8), rows of one kind, of length 1 before they get their sizes."""
     rows = rng.normal(size=(tasks, tasks + 8))
@@ -111,6 +129,8 @@ def test_finite_and_solved_or_it_is_said(case, kind, sizes, rng):
             claims.add(not math.isnan(balance.residual))
             assert math.isnan(balance.residual) or balance.residual >= 0
             assert balance.note or not balance.residual > TIGHT, (tasks, balance.residual)
+            update = balance.sized(weights, preference) @ rows
+            assert np.linalg.norm(update) <= 1e4 * tasks * np.linalg.norm(rows, axis=1).sum()
     assert len(claims) == 1
 
 
@@ -175,6 +195,31 @@ def test_where_all_agree_the_update_has_the_size_of_equal_weighting(case, tasks,
     weights = np.asarray(balance.weights(gram, np.ones(tasks), tasks=names_of(tasks), preference=preference))
     assert balance.sized(weights, preference).sum() == pytest.approx(preference.sum())
     assert preferred or not balance.note
+
+
+@pytest.mark.parametrize("tasks", COUNTS)
+def test_equal_gradients_have_the_weights_of_the_paper(case, tasks):
+    weights = case().weights(np.ones((tasks, tasks)), np.ones(tasks), tasks=names_of(tasks))
+    assert weights.sum() == pytest.approx(OF_EQUAL[case.word](tasks))
+
+
+def test_gradients_of_one_length_without_conflict_are_as_equal_ones(case):
+    """What treats equal gradients alike (nobody is named) treats these alike."""
+    one, other = (case().weights(gram, np.ones(3), tasks=NAMES[:3]) for gram in (np.ones((3, 3)), 4 * np.eye(3)))
+    if np.ptp(one) < 1e-12:
+        assert other == pytest.approx(np.full(3, other[0]))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 10.0, 1e3])
+def test_one_scale_for_all_gradients_changes_no_sized_weight(case, scale, rng):
+    """Over four steps; and the paper's weights change where the class says `scale_free`, and nowhere else."""
+    one, other, ones = case(), case(), np.ones(5)
+    for _ in range(4):
+        rows, losses = 1e6 * gradients(rng, 5, conflicting, "1 to 1e6"), rng.exponential(size=5)
+        a = one.weights(rows @ rows.T, losses, tasks=NAMES[:5])
+        b = other.weights(scale * rows @ rows.T * scale, scale * losses, tasks=NAMES[:5])
+        assert other.sized(b, ones) == pytest.approx(one.sized(a, ones), rel=1e-6, abs=1e-9)
+        assert (abs(b.sum() / a.sum() - 1) > 1e-3) == case.cls.scale_free
 
 
 def test_preferences_of_one_are_none(case, rng):
