@@ -18,6 +18,24 @@ Weigh = Callable[[Array], Array]
 """Weights (draws, rows) -> values (draws,); NaN where a draw leaves the metric undefined."""
 
 
+FOREIGN = {
+    "rmse": "root_mean_squared_error", "mse": "mean_squared_error", "l2": "mean_squared_error",
+    "mae": "mean_absolute_error", "l1": "mean_absolute_error", "medae": "median_absolute_error",
+    "r2_score": "r2", "r_squared": "r2", "rsquared": "r2", "poisson": "mean_poisson_deviance",
+    "auc": "roc_auc", "auroc": "roc_auc", "roc_auc_score": "roc_auc", "rocauc": "roc_auc",
+    "ap": "average_precision", "map": "average_precision", "pr_auc": "average_precision", "auprc": "average_precision",
+    "aucpr": "average_precision", "acc": "accuracy", "accuracy_score": "accuracy",
+    "balanced_accuracy_score": "balanced_accuracy", "bacc": "balanced_accuracy",
+    "logloss": "log_loss", "cross_entropy": "log_loss", "crossentropy": "log_loss", "nll": "log_loss",
+    "bce": "log_loss", "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1",
+    "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
+    "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "jaccard_samples",
+    "seqeval": "entity_f1", "ner_f1": "entity_f1", "slot_f1": "entity_f1",
+    "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
+}  # fmt: skip
+"""What metrics are called elsewhere -> their names here."""
+
+
 # ---- small pieces
 
 

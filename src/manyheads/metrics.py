@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import formulas as f
+from . import spans
 from .catalog import hint
 from .formulas import Array, Weigh
 
@@ -220,7 +221,8 @@ def _codes(values: ArrayLike, n: int) -> Array:
 
 _NUMBER = frozenset({"regression", "count"})
 _LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozenset({"multilabel"})
-_CLASS = frozenset({"binary", "multiclass", "ordinal", "tagging"})
+_CLASS = frozenset({"binary", "multiclass", "ordinal"})
+_TAGS = frozenset({"tagging", "relation"})
 _TOO_LARGE = "An error is too large for a floating-point number."
 _VARIED = "At least two different labels are needed."
 _BOTH = "Labels of both classes are needed."
@@ -262,22 +264,12 @@ METRICS: dict[str, Metric] = {
         Metric("matthews_corrcoef", True, 1, "value", _CLASS, "Labels of two classes are needed.", f.matthews,
                constant=0, centre="mode"),
         Metric("quadratic_weighted_kappa", True, 1, "value", _LEVEL, _VARIED, f.kappa, constant=0, centre="median"),
+        Metric("entity_f1", True, 1, "value", _TAGS, "There is no span, neither labelled nor predicted.",
+               spans.entity_f1, constant=0),
+        Metric("token_accuracy", True, 1, "value", _TAGS, "There is no token.", spans.token_accuracy, constant=0),
+        Metric("relation_f1", True, 1, "value", frozenset({"relation"}),
+               "There is no relation, neither labelled nor predicted.", spans.relation_f1, constant=0),
     )
-}  # fmt: skip
-
-_FOREIGN = {
-    "rmse": "root_mean_squared_error", "mse": "mean_squared_error", "l2": "mean_squared_error",
-    "mae": "mean_absolute_error", "l1": "mean_absolute_error", "medae": "median_absolute_error",
-    "r2_score": "r2", "r_squared": "r2", "rsquared": "r2", "poisson": "mean_poisson_deviance",
-    "auc": "roc_auc", "auroc": "roc_auc", "roc_auc_score": "roc_auc", "rocauc": "roc_auc",
-    "ap": "average_precision", "map": "average_precision", "pr_auc": "average_precision", "auprc": "average_precision",
-    "aucpr": "average_precision", "acc": "accuracy", "accuracy_score": "accuracy",
-    "balanced_accuracy_score": "balanced_accuracy", "bacc": "balanced_accuracy",
-    "logloss": "log_loss", "cross_entropy": "log_loss", "crossentropy": "log_loss", "nll": "log_loss",
-    "bce": "log_loss", "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1",
-    "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
-    "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "jaccard_samples",
-    "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
 }  # fmt: skip
 
 
@@ -306,8 +298,8 @@ def find(name: str) -> Metric:
     lowered = str(name).lower().strip()
     if lowered.removeprefix("neg_") in METRICS and lowered != lowered.removeprefix("neg_"):
         remedy = f"Write `{lowered.removeprefix('neg_')}`: its direction is known."
-    elif word.lower() in _FOREIGN:
-        remedy = f"It is called `{_FOREIGN[word.lower()]}` here."
+    elif word.lower() in f.FOREIGN:
+        remedy = f"It is called `{f.FOREIGN[word.lower()]}` here."
     else:
         remedy = hint(str(name), [*METRICS, "gauc:<column>"])
     raise ValueError(f"No metric is called `{name}`. {remedy}")

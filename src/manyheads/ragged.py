@@ -72,6 +72,10 @@ class Ragged:
             return Ragged(self.values.to(where), self.lengths) if self.values.is_floating_point() else self
         return Ragged(self.values.to(where), self.lengths.to(where))
 
+    def is_floating_point(self) -> bool:
+        """Whether its values are floating-point numbers."""
+        return self.values.is_floating_point()
+
     def __repr__(self) -> str:
         return f"Ragged({len(self)} rows, {tuple(self.values.shape)} {self.values.dtype})"
 
