@@ -16,7 +16,6 @@ from manyheads.catalog import find
 SCALES = (1e-8, 1.0, 1e8)
 RATIOS = (1.0, 1e3, 1e6)
 UNSOLVED = ("pcgrad", "gradvac", "gradnorm")
-WORDS = ("imtlg", "config", "alignedmtl", "pcgrad", "gradvac", "gradnorm", "pcd")
 
 
 def make(word, **settings):
@@ -32,107 +31,17 @@ def gradients(rng, tasks, n=60, scale=1.0, ratio=1.0, against=0.0):
     return scale * np.logspace(0, math.log10(ratio), tasks)[rng.permutation(tasks), None] * rows
 
 
-def degenerate(rng, tasks, kind):
-    """Rows with something that breaks an inverse."""
-    rows = rng.normal(size=(tasks, 60))
-    if kind == "equal":
-        rows[:] = rows[0]
-    elif kind == "opposite" and tasks > 1:
-        rows[1] = -2 * rows[0]
-    elif kind == "plane":
-        rows = rng.normal(size=(tasks, 2)) @ rng.normal(size=(2, 60))
-    elif kind == "zero":
-        rows[tasks // 2] = 0
-    elif kind == "all zero":
-        rows[:] = 0
-    elif kind == "balanced":  # they sum to 0
-        rows -= rows.mean(0)
-    return rows
-
-
-KINDS = ("equal", "opposite", "plane", "zero", "all zero", "balanced")
-
-
 def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-# -- for all of them
-
-
-@pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_finite_whatever_the_gradients(word, kind, rng):
-    for tasks, scale, ratio in itertools.product((1, 2, 3, 7, 40), SCALES, RATIOS):
-        rows = scale * np.logspace(0, math.log10(ratio), tasks)[:, None] * degenerate(rng, tasks, kind)
-        balance = make(word)
-        for _ in range(3):
-            weights = balance.weights(rows @ rows.T, rng.exponential(size=tasks))
-            assert np.isfinite(weights).all()
-            assert math.isnan(balance.residual) == (word in UNSOLVED)
-            assert np.linalg.norm(weights @ rows) <= 1.0001e3 * tasks * np.abs(rows).sum()
-
-
-@pytest.mark.parametrize("word", WORDS)
-def test_the_order_of_tasks_does_not_matter(word, rng):
-    names = list("abcdef")
-    preference = dict(zip(names, rng.uniform(0.5, 2, 6), strict=True))
-    one, other = (make(word, **({"primary": "c"} if word == "pcd" else {})) for _ in range(2))
-    for _ in range(6):
-        rows, losses = gradients(rng, 6, ratio=30.0, against=1.0), rng.exponential(size=6)
-        order = rng.permutation(6)
-        shuffled = [names[i] for i in order]
-        a = one.weights(rows @ rows.T, losses, tasks=names, preference=preference)
-        b = other.weights(rows[order] @ rows[order].T, losses[order], tasks=shuffled, preference=preference)
-        assert b == pytest.approx(a[order], rel=1e-9, abs=1e-12)
-    assert one.state.keys() == other.state.keys()
-
-
-@pytest.mark.parametrize("word", WORDS)
-def test_a_task_that_is_away_leaves_no_trace(word, rng):
-    """Steps without c: the same as for a balance that never heard of c; and what is kept of c stays."""
-    rows, losses = gradients(rng, 4, against=1.0), rng.exponential(size=4)
-    gram = rows @ rows.T
-    here = [0, 1, 3]
-    without = {"tasks": list("abd"), "gram": gram[np.ix_(here, here)], "losses": losses[here]}
-    primary = {"primary": "b"} if word == "pcd" else {}
-    one, other = make(word, **primary), make(word, **primary)
-    for _ in range(3):
-        assert one.weights(**without) == pytest.approx(other.weights(**without), abs=0)
-    one.weights(gram, losses, tasks=list("abcd"))
-    kept = dict(one.state.get("c", {}))
-    one.weights(**without)
-    assert one.state.get("c", {}) == kept
-
-
-@pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("scale", SCALES)
-def test_one_scale_for_all_gradients_changes_nothing(word, scale, rng):
-    settings = {"eps": 0.0} if word == "pcd" else {}
-    one, other = make(word, **settings), make(word, **settings)
-    for _ in range(4):
-        rows, losses = gradients(rng, 5, ratio=100.0, against=0.9), rng.exponential(size=5)
-        a = one.weights(rows @ rows.T, losses)
-        b = other.weights(scale * rows @ rows.T * scale, scale * losses)
-        assert b == pytest.approx(a, rel=1e-7, abs=1e-12)
-
-
-@pytest.mark.parametrize("word", WORDS)
-def test_of_two_equal_gradients_the_weights_are_equal(word):
-    """Then the size that all methods are brought to is well defined: the sum of their weights is K or 1."""
-    for tasks in (1, 2, 5):
-        weights = make(word).weights(np.ones((tasks, tasks)), np.ones(tasks))
-        if word == "pcd":
-            assert weights == pytest.approx([1.0] + [0.0] * (tasks - 1))
-        else:
-            assert weights == pytest.approx(np.full(tasks, weights[0]))
-            assert weights.sum() == pytest.approx(1.0 if word in ("imtlg", "alignedmtl") else tasks)
-
-
-@pytest.mark.parametrize("word", ["imtlg", "config", "alignedmtl", "pcgrad", "gradvac", "gradnorm"])
-def test_without_conflict_and_of_one_length_nobody_gives_way(word):
-    weights = make(word).weights(4 * np.eye(3), np.ones(3))
-    assert weights == pytest.approx(np.full(3, weights[0]))
+@pytest.mark.parametrize("word", UNSOLVED)
+def test_a_procedure_has_no_equation_to_miss(word, rng):
+    rows = gradients(rng, 5, against=1.0)
+    balance = make(word)
+    balance.weights(rows @ rows.T, np.ones(5))
+    assert math.isnan(balance.residual)
+    assert not balance.note
 
 
 # -- IMTL-G and ConFIG

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations, permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "laws"))
+from cases import catalogue
 
 from manyheads import solvers
 from manyheads.balance import Balance
@@ -27,7 +32,9 @@ KINDS = (
     "cancel",
 )
 SIZES = ("1", "1e-8", "1e8", "1..1e6", "zeros")
-METHODS = ("mgda", "upgrad", "dualproj", "cagrad", "nashmtl", "fairgrad")
+QUADRATIC, FAIR = ("mgda", "upgrad", "dualproj", "cagrad"), ("nashmtl", "fairgrad")
+METHODS = sorted({c.word for c in catalogue(Balance) if hasattr(sys.modules[c.cls.__module__], "solvers")})
+"""The words whose module asks a solver; each has its definition in `_missed`."""
 
 
 def _rows(kind: str, count: int, rng: np.random.Generator, sizes: str = "1") -> np.ndarray:
@@ -99,6 +106,7 @@ def _missed(word: str, rows: np.ndarray, found: solvers.Solved, p: np.ndarray, *
             assert rho <= c * (1 + 1e-12)
             return max(_beyond(v, gains), np.linalg.norm(unit.T @ solvers.min_norm(unit @ unit.T).weights))
         return max(_beyond(v, gains - level * b), rho * abs(rho - c) / max(1, v.sum()))
+    assert word in FAIR, f"`_missed` should have the definition of `{word}`. Found none; add it."
     x = w * norms
     if found.note:
         return np.linalg.norm(unit.T @ x) / x.sum()
@@ -142,17 +150,6 @@ def test_fairgrad_for_any_alpha(kind, alpha):
         rows = _rows(kind, int(rng.integers(1, 9)), rng, SIZES[seed % (4 if 0.5 <= alpha <= 20 else 3)])
         found = _solve("fairgrad", rows, alpha=alpha)
         assert _missed("fairgrad", rows, found, np.ones(len(rows)), alpha=alpha) <= TIGHT, seed
-
-
-@pytest.mark.parametrize("word", METHODS)
-@pytest.mark.parametrize("alone", [1e-140, 1e-30, 1e30, 1e140])
-def test_extreme_sizes_stay_finite(word, alone):
-    rng = np.random.default_rng(0)
-    rows = _rows("free", 4, rng)
-    for sizes in (np.full(4, alone), np.array([alone, 1, 1, 1])):
-        found = _solve(word, rows * sizes[:, None])
-        assert np.isfinite(found.weights).all()
-        assert np.isfinite(found.residual)
 
 
 @pytest.mark.parametrize("word", METHODS)
@@ -315,16 +312,6 @@ def test_fairness_goes_from_the_sum_to_the_worst_served():
 
 
 @pytest.mark.parametrize("word", METHODS)
-def test_permuted_tasks_are_permuted_weights(word):
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        rows, order = _rows("free", 6, rng, SIZES[seed % 5]), rng.permutation(6)
-        p = rng.uniform(0.2, 5, 6)
-        one, other = _solve(word, rows, p).weights, _solve(word, rows[order], p[order]).weights
-        assert other == pytest.approx(one[order], rel=1e-6, abs=1e-9 * np.abs(one).max())
-
-
-@pytest.mark.parametrize("word", METHODS)
 def test_dependent_rows_have_one_update_in_any_order(word):
     for kind in ("parallel", "plane", "dependent", "opposite"):
         for seed in range(10):
@@ -339,10 +326,7 @@ def test_dependent_rows_have_one_update_in_any_order(word):
 @pytest.mark.parametrize(
     ("word", "settings", "alpha"),
     [
-        ("mgda", {}, 0.0),
-        ("upgrad", {}, 0.0),
-        ("dualproj", {}, 0.0),
-        ("cagrad", {}, 0.0),
+        *((word, {}, 0.0) for word in QUADRATIC),
         ("nashmtl", {}, 1.0),
         ("fairgrad", {}, 2.0),
         ("fairgrad", {"alpha": 5.0}, 5.0),
@@ -368,12 +352,6 @@ def test_nash_does_not_know_the_size_of_any_gradient():
     assert other * sizes == pytest.approx(one, rel=1e-9)
 
 
-@pytest.mark.parametrize("word", METHODS)
-def test_preferences_of_one_are_none(word):
-    rows = _rows("conflict", 5, np.random.default_rng(1), "1..1e6")
-    assert _solve(word, rows, np.ones(5)).weights.tolist() == _solve(word, rows).weights.tolist()
-
-
 def test_preferences_say_what_the_docstrings_say():
     rows = _rows("free", 4, np.random.default_rng(2))
     p = np.array([1.0, 2.0, 0.5, 1.0])
@@ -388,15 +366,6 @@ def test_preferences_say_what_the_docstrings_say():
     assert _solve("cagrad", rows, p, c=0.0).weights == pytest.approx(p / 4)
     a = _solve("nashmtl", rows, p).weights
     assert a * (rows @ rows.T @ a) == pytest.approx(p)
-
-
-@pytest.mark.parametrize("word", METHODS)
-def test_a_preference_of_zero(word):
-    rows = _rows("free", 4, np.random.default_rng(3))
-    for p in (np.array([0.0, 1.0, 2.0, 1.0]), np.zeros(4)):
-        found = _solve(word, rows, p)
-        assert np.isfinite(found.weights).all()
-        assert found.residual <= TIGHT
 
 
 @pytest.mark.parametrize("word", METHODS)
@@ -418,7 +387,7 @@ def test_a_gradient_of_zero_is_as_one_that_is_not_there(word, preference):
 
 
 @pytest.mark.parametrize("kind", ["opposite", "cancel", "with a third"])
-@pytest.mark.parametrize("word", ["nashmtl", "fairgrad"])
+@pytest.mark.parametrize("word", FAIR)
 def test_where_there_is_no_solution_there_is_a_certificate(word, kind):
     rng = np.random.default_rng(0)
     a, b, c = _rows("free", 3, rng)
@@ -503,11 +472,12 @@ def test_a_wrong_answer_is_told(monkeypatch):
     """A residual that no wrong weights could raise would say nothing."""
     rows = _rows("conflict", 5, np.random.default_rng(0))
     monkeypatch.setattr(solvers, "nnls", lambda a, q: (np.full(a.shape[1], 0.3), 0.0))
-    for word in ("mgda", "upgrad", "dualproj", "cagrad"):
+    assert {*QUADRATIC, *FAIR} == set(METHODS)
+    for word in QUADRATIC:
         assert _solve(word, rows).residual > 1e-3, word
     monkeypatch.undo()
     monkeypatch.setattr(solvers, "_balanced", lambda cosines, q, beta: np.full(len(q), 0.3))
-    for word in ("nashmtl", "fairgrad"):
+    for word in FAIR:
         assert _solve(word, rows).residual > 1e-3, word
 
 
