@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,11 @@ from torch.nn import Parameter
 
 from .faults import ConfigError
 from .graph import Walk
-from .heads import Heads, LinearHeads, cloned, linear_head
+from .heads import Heads, LinearHeads, Product, cloned, linear_head
 from .layers import Part, Pass, accumulate, add, joined
 
-Cut = Mapping[str, Sequence[tuple[Tensor, Tensor]]]
-"""task -> pairs (shared activation, the task's own view of it)."""
+Cut = Mapping[str, Sequence[tuple[Tensor, Tensor]] | Product]
+"""task -> pairs (shared activation, the task's own view of it), or the product that its head is computed in."""
 
 MODES = ("auto", "features", "exact")
 OVERLAP = 0.9
@@ -41,10 +42,13 @@ class Gradients:
     """The gradients of one step: of each task's own parameters, and of the shared ones once weights are known.
 
     Args:
-        losses: a scalar per task, each with a graph of its own.
-        cut: where every loss reaches the shared part of the net through views of its own.
+        losses: a scalar per task, each with a graph of its own, or of those that `cut` has in one product, in common.
+        cut: where every loss reaches the shared part of the net, through views or outputs of its own.
         features: shared activations through which all losses reach the shared part, where there are no views.
         scale: the factor of a GradScaler: gradients are that much larger, `gram` is not.
+
+    Raises:
+        ValueError: losses of heads in one product have a parameter of their own.
     """
 
     def __init__(
@@ -63,9 +67,15 @@ class Gradients:
         """The parameters that two tasks or more reach; None where that is everything below the cut."""
         self._own_gradients: dict[str, list[Tensor | None]] = {}
         self._parts: dict[Tensor, list[Part]] | None = None
-        self._heads = self._find_heads(cut, features)
+        products = list({id(p): p for task in losses if isinstance(p := (cut or {}).get(task), Product)}.values())
+        refuse_parameters(losses, products)
+        if features is not None:
+            self.losses |= separated(self.losses, products, scale)
+            products = []
+        self._heads = self._find_heads(cut, features, products)
         if self._heads is None:
-            self._divide({task: list(Walk([loss]).leaves) for task, loss in losses.items()})
+            self.losses |= separated(self.losses, products, scale)
+            self._divide({task: list(Walk([loss]).leaves) for task, loss in self.losses.items()})
         elif len({self._heads.read(task) for task in self.tasks}) > 1:  # what is below may be one task's alone
             below = {task: Walk(self._heads.activations(task)).leaves for task in self.tasks}
             self._divide({task: [*self._heads.own[task], *leaves] for task, leaves in below.items()})
@@ -82,34 +92,44 @@ class Gradients:
         self.shared = [leaf for leaf, n in count.items() if n > 1]
         self.own = {task: [leaf for leaf in leaves if count[leaf] == 1] for task, leaves in reach.items()}
 
-    def _find_heads(self, cut: Cut | None, features: Sequence[Tensor] | None) -> Heads | None:
+    def _find_heads(
+        self, cut: Cut | None, features: Sequence[Tensor] | None, products: Sequence[Product]
+    ) -> Heads | None:
         """What is above the cut, if every loss reaches the rest only through it."""
+        beside = {task for product in products for task in product.tasks}
+        alone = [task for task in self.tasks if task not in beside]
         pairs: dict[str, list[tuple[Tensor, Tensor]]]
         if features is not None:
-            pairs = {task: [(z, z) for z in features] for task in self.tasks}
-        elif cut is not None and all(task in cut for task in self.tasks):
-            pairs = {task: list(cut[task]) for task in self.tasks}
+            pairs = {task: [(z, z) for z in features] for task in alone}
+        elif cut is not None and all(task in cut for task in alone):
+            pairs = {task: list(cut[task]) for task in alone}  # type: ignore[arg-type]
         else:
             return None
         pairs = {task: [(z, v) for z, v in own if v.grad_fn is not None] for task, own in pairs.items()}
         pairs = {task: list({id(v): (z, v) for z, v in own}.values()) for task, own in pairs.items()}
         gates = {(view.grad_fn, view.output_nr): task for task, own in pairs.items() for _, view in own}
-        walks = {task: Walk([loss], gates) for task, loss in self.losses.items()}
+        walks = {task: Walk([self.losses[task]], gates) for task in alone}
         owner: dict[Tensor, str] = {}
         for task, walk in walks.items():
             if features is None and any(gates[gate] != task for gate in walk.entries):
                 return None  # it reads what is another's
             if any(owner.setdefault(leaf, task) != task for leaf in walk.leaves):
                 return None  # two heads share a parameter
-        below = Walk([z for own in pairs.values() for z, _ in own])
+        for task, leaf in ((t, x) for p in products for t, own in zip(p.tasks, p.leaves, strict=True) for x in own):
+            if leaf is not None and owner.setdefault(leaf, task) != task:
+                return None
+        below = Walk([z for own in pairs.values() for z, _ in own] + [product.shared for product in products])
         if not owner.keys().isdisjoint(below.leaves):
             return None  # a head uses what is below the cut: a tied weight, a connection past it
         if features is not None and any(z.grad_fn in below.parents for z in features):
             return None  # one is made from another, whose gradient would contain its own
-        linear = [linear_head(walks[task], pairs[task]) for task in self.tasks]
-        if all(head is not None for head in linear) and len({id(pairs[task][0][0]) for task in self.tasks}) == 1:
-            return LinearHeads(self.losses, walks, pairs, self.scale, linear)  # type: ignore[arg-type]
-        return Heads(self.losses, walks, pairs, self.scale, together=features is None)
+        linear = [linear_head(task, walks[task], pairs[task]) for task in alone]
+        every = [*products, *(head for head in linear if head is not None)]
+        if None not in linear and len({id(p.shared) for p in every}) == 1 and every[0].shared.requires_grad:
+            used = {leaf for product in every for own in product.leaves for leaf in own}
+            rest = {task: [leaf for leaf in walk.leaves if leaf not in used] for task, walk in walks.items()}
+            return LinearHeads(self.losses, every, rest, self.scale)
+        return Heads(self.losses, walks, pairs, products, self.scale, together=features is None)
 
     # -- the Gramian
 
@@ -273,3 +293,37 @@ class Gradients:
             for leaf, gradient in found:
                 if gradient is not None:
                     accumulate(leaf, gradient)
+
+
+def refuse_parameters(losses: Mapping[str, Tensor], products: Sequence[Product]) -> None:
+    """Refuse losses of heads in one product that reach anything but its outputs: whose it is, nobody could tell."""
+    for product in products:
+        gates = {(output.grad_fn, output.output_nr) for output in product.outputs if isinstance(output, Tensor)}
+        roots = {loss.grad_fn: loss for task, loss in losses.items() if task in product.tasks}
+        if leaves := Walk(list(roots.values()), gates).leaves:
+            raise ValueError(
+                "Losses of heads that are computed in one product should depend on its outputs alone. Found a "
+                f"parameter of shape {tuple(next(iter(leaves)).shape)} in those of {', '.join(product.tasks)}; give "
+                "such tasks no `family()`."
+            )
+
+
+def separated(losses: Mapping[str, Tensor], products: Sequence[Product], scale: float) -> dict[str, Tensor]:
+    """For tasks whose heads are in one product, scalars with the gradients of their losses and a graph for each.
+
+    With E_k, the gradient of the loss at the outputs of head k: <E_k, z W_k' + b_k>, where E_k is constant.
+    """
+    found: dict[str, Tensor] = {}
+    for product in products:
+        own = [losses[task] for task in product.tasks if task in losses]
+        scales = [torch.full_like(loss, scale) for loss in own]
+        asked: Sequence[Any] = product.outputs
+        errors = product.errors(torch.autograd.grad(own, asked, scales, retain_graph=True)) / scale
+        z, weights = product.shared.to(errors.dtype), product.weight.to(errors.dtype).split(product.units)
+        for task, e, w, (weight, bias) in zip(
+            product.tasks, errors.split(product.units, 1), weights, product.leaves, strict=True
+        ):
+            if task in losses:
+                output = z @ (w if weight is None else weight.to(e.dtype)).T
+                found[task] = ((output if bias is None else output + bias.to(e.dtype)) * e).sum()
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge
 
 from .graph import PRODUCTS, Walk, unscaled, uses_of
 from .layers import flat, wide
@@ -17,26 +17,109 @@ LOOKED_AT = 16
 """So many of an activation's numbers are looked at first to tell whether a row has a gradient."""
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Linear heads of one shape that read one activation z, with outputs z W' + b.
+
+    Attributes:
+        tasks: whose heads they are, in the order of the outputs.
+        shared: z (batch, d).
+        outputs: (batch, units) of one head or (batch, tasks, units) of several; a loss reads its own task's alone.
+        weight: W (tasks * units, d), without a graph.
+        leaves: per task its weight (units, d) and its bias (units,); None for what does not learn.
+    """
+
+    tasks: tuple[str, ...]
+    shared: Tensor
+    outputs: Sequence[Tensor | GradientEdge]
+    weight: Tensor
+    leaves: Sequence[Sequence[Tensor | None]]
+
+    @property
+    def units(self) -> int:
+        """Of each head."""
+        return len(self.weight) // len(self.tasks)
+
+    def errors(self, found: Sequence[Tensor | None]) -> Tensor:
+        """The residuals E (batch, tasks * units), from the gradients at `outputs`."""
+        parts, rows = [], len(self.shared)
+        for output, g in zip(self.outputs, found, strict=True):
+            width = output[0].numel() if isinstance(output, Tensor) else self.units
+            parts.append(self.shared.new_zeros(rows, width) if g is None else wide(g).reshape(rows, -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def down(self, errors: Tensor) -> Tensor:
+        """The gradients at z (tasks, batch, d)."""
+        n, units = len(self.tasks), self.units
+        weight = self.weight.to(errors.dtype).view(n, units, -1)
+        return (errors.view(-1, n, units).transpose(0, 1) @ weight).to(self.shared.dtype)
+
+    def own_gradients(self, errors: Tensor) -> dict[str, dict[Tensor, Tensor]]:
+        """task -> parameter -> gradient."""
+        n, units = len(self.tasks), self.units
+        weights = (errors.T @ self.shared.detach().to(errors.dtype)).view(n, units, -1).unbind()
+        biases = errors.sum(0).view(n, units).unbind()
+        found: dict[str, dict[Tensor, Tensor]] = {}
+        for task, (weight, bias), of_weight, of_bias in zip(self.tasks, self.leaves, weights, biases, strict=True):
+            found[task] = {} if weight is None else {weight: of_weight}
+            if bias is not None:
+                found[task][bias] = of_bias
+        return found
+
+
+def joined(products: Sequence[Product]) -> list[Product]:
+    """The same heads; those of one shape that read one activation as one product."""
+    groups: dict[tuple[int, int], list[Product]] = {}
+    for product in products:
+        groups.setdefault((id(product.shared), product.units), []).append(product)
+    return [
+        group[0]
+        if len(group) == 1
+        else Product(
+            tuple(task for p in group for task in p.tasks),
+            group[0].shared,
+            [output for p in group for output in p.outputs],
+            torch.cat([p.weight for p in group]),
+            [leaves for p in group for leaves in p.leaves],
+        )
+        for group in groups.values()
+    ]
+
+
 class Heads:
-    """What is above the cut: gradients there and those of the tasks' own parameters, in one pass through the heads."""
+    """What is above the cut: gradients there and those of the tasks' own parameters, in one pass through the heads.
+
+    Args:
+        losses: a scalar per task.
+        walks: what is above the cut, of the tasks whose losses have a graph each.
+        pairs: of those tasks, (shared activation, the task's own view of it).
+        products: the heads of all other tasks.
+        scale: the factor of a GradScaler.
+        together: no task reads another's view.
+    """
 
     def __init__(
         self,
         losses: Mapping[str, Tensor],
         walks: Mapping[str, Walk],
         pairs: Mapping[str, Sequence[tuple[Tensor, Tensor]]],
+        products: Sequence[Product],
         scale: float,
         together: bool = True,
     ) -> None:
-        self.losses, self.pairs, self.scale, self.together = losses, pairs, scale, together
-        self.own = {task: list(walk.leaves) for task, walk in walks.items()}
-        self._read = {
-            t: frozenset(id(z) for z, v in pairs[t] if (v.grad_fn, v.output_nr) in walks[t].entries) for t in losses
-        }
-        self._activations: dict[str, list[Tensor]] = {}
-        for task, read in self._read.items():
-            unique = {id(z): z for z, _ in pairs[task] if id(z) in read}
-            self._activations[task] = [unique[key] for key in sorted(unique)]
+        self.losses, self.pairs, self.products = losses, pairs, joined(products)
+        self.scale, self.together = scale, together
+        self.own = {task: list(walks[task].leaves) if task in walks else [] for task in losses}
+        read: dict[str, dict[int, Tensor]] = {task: {} for task in losses}
+        for task, walk in walks.items():
+            read[task] = {id(z): z for z, v in pairs[task] if (v.grad_fn, v.output_nr) in walk.entries}
+        for product in self.products:
+            for task, leaves in zip(product.tasks, product.leaves, strict=True):
+                if task in losses:
+                    self.own[task] = [leaf for leaf in leaves if leaf is not None]
+                    read[task] = {id(product.shared): product.shared} if product.shared.requires_grad else {}
+        self._read = {task: frozenset(own) for task, own in read.items()}
+        self._activations = {task: [own[key] for key in sorted(own)] for task, own in read.items()}
         self._found: tuple[dict[str, dict[int, Tensor]], dict[str, list[Tensor | None]]] | None = None
         self._stacks: dict[tuple[tuple[str, ...], int], Tensor] = {}
 
@@ -64,20 +147,18 @@ class Heads:
 
     def _solve(self) -> tuple[dict[str, dict[int, Tensor]], dict[str, list[Tensor | None]]]:
         if self._found is None:
-            inputs = {t: [*(v for z, v in self.pairs[t] if id(z) in self._read[t]), *self.own[t]] for t in self.losses}
+            inputs = {t: [*(v for z, v in self.pairs[t] if id(z) in self._read[t]), *self.own[t]] for t in self.pairs}
             each: dict[str, Sequence[Tensor | None]] = {}
+            at: dict[str, dict[int, Tensor]] = {t: {} for t in self.losses}
+            own: dict[str, list[Tensor | None]] = {}
             if self.together:
-                flat = torch.autograd.grad(
-                    [loss for loss in self.losses.values() if loss.requires_grad],
-                    [x for t in self.losses for x in inputs[t]],
-                    [torch.full_like(loss, self.scale) for loss in self.losses.values() if loss.requires_grad],
-                    retain_graph=True,
-                    allow_unused=True,
-                )
-                start = 0
-                for task in self.losses:
-                    each[task] = flat[start : start + len(inputs[task])]
-                    start += len(inputs[task])
+                found = self._gradients([x for t in inputs for x in inputs[t]])
+                for product, errors in zip(self.products, self._errors(found), strict=True):
+                    down = product.down(errors).unbind() if product.shared.requires_grad else ()
+                    at |= {t: {id(product.shared): g} for t, g in zip(product.tasks, down, strict=False)}
+                    own |= {t: list(of.values()) for t, of in product.own_gradients(errors).items()}
+                for task, asked in inputs.items():
+                    each[task], found = found[: len(asked)], found[len(asked) :]
             else:
                 for task, loss in self.losses.items():
                     each[task] = (
@@ -87,8 +168,6 @@ class Heads:
                         if inputs[task]
                         else ()
                     )
-            at: dict[str, dict[int, Tensor]] = {t: {} for t in self.losses}
-            own: dict[str, list[Tensor | None]] = {}
             for task, gradients in each.items():
                 read = [z for z, _ in self.pairs[task] if id(z) in self._read[task]]
                 for z, g in zip(read, gradients, strict=False):
@@ -97,6 +176,29 @@ class Heads:
                 own[task] = cloned(gradients[len(read) :])
             self._found = at, own
         return self._found
+
+    def _gradients(self, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Of the sum of the losses: at these, and after them at the outputs of the products."""
+        moving = [loss for loss in self.losses.values() if loss.requires_grad]
+        outputs: list[Any] = [output for product in self.products for output in product.outputs]
+        return list(
+            torch.autograd.grad(
+                moving,
+                [*inputs, *outputs],
+                [torch.full_like(loss, self.scale) for loss in moving],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        )
+
+    def _errors(self, found: list[Tensor | None]) -> list[Tensor]:
+        """The residuals of each product, from the last of the gradients that `_gradients` gave."""
+        parts = []
+        for product in reversed(self.products):
+            n = len(product.outputs)
+            parts.append(product.errors(found[-n:]))
+            del found[-n:]
+        return parts[::-1]
 
     def gram(self) -> Tensor:
         """Of the gradients at the activations (tasks, tasks)."""
@@ -147,17 +249,7 @@ def _least(known: Tensor) -> float:
     return float(torch.where(some, both / torch.maximum(size[:, None], size[None]).clamp(min=1), 1.0).min())
 
 
-@dataclass
-class Linear:
-    """A head that is one linear layer: its product, weight (outputs, d), and own parameters."""
-
-    node: Node
-    weight: Tensor
-    weight_leaf: Tensor | None
-    bias_leaf: Tensor | None
-
-
-def linear_head(walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Linear | None:
+def linear_head(task: str, walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Product | None:
     """The linear layer that a head begins with, if that is all that reads the cut."""
     if len(pairs) != 1 or pairs[0][0].dim() != 2 or len(walk.entries) != 1:
         return None
@@ -179,93 +271,88 @@ def linear_head(walk: Walk, pairs: Sequence[tuple[Tensor, Tensor]]) -> Linear | 
         if j != i and below is not None and leaves[j != weight] is None:
             return None
     kept = getattr(node, PRODUCTS[node.name()][3])
-    return None if kept is None else Linear(node, kept.detach().T, *leaves)
+    if kept is None:
+        return None
+    return Product((task,), pairs[0][0], [GradientEdge(node, 0)], kept.detach().T, [(leaves[0], leaves[1])])
 
 
 class LinearHeads(Heads):
-    """Heads that begin with a linear layer each: its residuals E_k are all that is asked of autograd."""
+    """Heads that all begin with a linear layer on one activation: residuals E_k are all that is asked of autograd.
+
+    Args:
+        rest: per task its parameters that are in no product.
+    """
 
     def __init__(
         self,
         losses: Mapping[str, Tensor],
-        walks: Mapping[str, Walk],
-        pairs: Mapping[str, Sequence[tuple[Tensor, Tensor]]],
+        products: Sequence[Product],
+        rest: Mapping[str, Sequence[Tensor]],
         scale: float,
-        heads: Sequence[Linear],
     ) -> None:
-        super().__init__(losses, walks, pairs, scale)
-        self.heads = dict(zip(losses, heads, strict=True))
-        self.z = pairs[next(iter(losses))][0][0]
-        self.weight = torch.cat([head.weight for head in heads])
-        self.sizes = [len(head.weight) for head in heads]
-        self._rest = {
-            t: [leaf for leaf in self.own[t] if leaf is not h.weight_leaf and leaf is not h.bias_leaf]
-            for t, h in self.heads.items()
-        }
-        asked: list[Any] = [GradientEdge(head.node, 0) for head in heads]
-        found = torch.autograd.grad(
-            list(losses.values()),
-            [*asked, *(leaf for rest in self._rest.values() for leaf in rest)],
-            [torch.full_like(loss, scale) for loss in losses.values()],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        errors = [
-            g if g is not None else self.z.new_zeros(len(self.z), n) for g, n in zip(found, self.sizes, strict=False)
-        ]
-        self.errors = torch.cat(errors, 1)
-        self._own = self._own_of(cloned(found[len(heads) :]))
-
-    def _own_of(self, rest: Sequence[Tensor | None]) -> dict[str, list[Tensor | None]]:
-        of_weights = (self.errors.T @ self.z.detach()).split(self.sizes)
-        of_biases = self.errors.sum(0).split(self.sizes)
-        found: dict[str, list[Tensor | None]] = {}
-        others = iter(rest)
-        for i, (task, head) in enumerate(self.heads.items()):
-            more = {leaf: next(others) for leaf in self._rest[task]}
-            more |= {head.weight_leaf: of_weights[i], head.bias_leaf: of_biases[i]}  # type: ignore[dict-item]
-            found[task] = [more[leaf] for leaf in self.own[task]]
-        return found
+        super().__init__(losses, {}, {}, products, scale)
+        self.z = products[0].shared
+        found = self._gradients([leaf for leaves in rest.values() for leaf in leaves])
+        self.errors = self._errors(found)
+        each: dict[str, dict[Tensor, Tensor]] = {}
+        for product, errors in zip(self.products, self.errors, strict=True):
+            each |= product.own_gradients(errors)
+        self._own: dict[str, list[Tensor | None]] = {task: list(each[task].values()) for task in losses}
+        more = iter(cloned(found))
+        for task, leaves in rest.items():
+            self.own[task] += leaves
+            self._own[task] += [next(more) for _ in leaves]
 
     def own_gradients(self, task: str) -> list[Tensor | None]:
         return self._own[task]
 
     def _solve(self) -> tuple[dict[str, dict[int, Tensor]], dict[str, list[Tensor | None]]]:
         if self._found is None:
-            n, d = len(self.sizes), self.weight.shape[1]
-            if len(set(self.sizes)) == 1:  # all in one product
-                errors = self.errors.view(len(self.errors), n, -1).transpose(0, 1)
-                stack = errors @ self.weight.view(n, -1, d)
-                self._stacks[tuple(self.heads), id(self.z)] = stack
-                each: Sequence[Tensor] = stack.unbind()
-            else:
-                parts = zip(self.heads.values(), self.errors.split(self.sizes, 1), strict=True)
-                each = [e @ head.weight for head, e in parts]
-            self._found = {t: {id(self.z): g} for t, g in zip(self.heads, each, strict=True)}, self._own
+            at: dict[str, dict[int, Tensor]] = {}
+            for product, errors in zip(self.products, self.errors, strict=True):
+                down = product.down(errors)
+                self._stacks[product.tasks, id(self.z)] = down
+                at |= {t: {id(self.z): g} for t, g in zip(product.tasks, down.unbind(), strict=True)}
+            self._found = at, self._own
         return self._found
 
     def gram(self) -> Tensor:
-        (rows, n), d = self.errors.shape, self.weight.shape[1]
+        sizes = [product.units for product in self.products for _ in product.tasks]
+        (rows, d), n = self.z.shape, sum(sizes)
         if n * (rows + d) > rows * d:  # wide layers: the gradients E_k W_k themselves are cheaper
             return super().gram()
-        errors, weight = wide(self.errors), wide(self.weight)
+        errors = torch.cat(self.errors, 1)
+        weight = torch.cat([product.weight for product in self.products]).to(errors.dtype)
         entries = (errors.T @ errors).double() * (weight @ weight.T).double()
-        if n == len(self.sizes):
-            return entries
-        of = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes)).to(entries.device)
-        inside = entries.new_zeros(len(self.sizes), len(entries)).index_add(0, of, entries)
-        return inside.new_zeros(len(self.sizes), len(self.sizes)).index_add(1, of, inside)
+        if n > len(sizes):
+            of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(entries.device)
+            inside = entries.new_zeros(len(sizes), n).index_add(0, of, entries)
+            entries = inside.new_zeros(len(sizes), len(sizes)).index_add(1, of, inside)
+        order = self._order(entries.device)
+        return entries[order[:, None], order]
 
     def overlap(self) -> float:
-        if bool((self.errors != 0).all()):
+        if all(bool((errors != 0).all()) for errors in self.errors):
             return 1.0
-        if len(set(self.sizes)) == 1:
-            return _least((self.errors.view(len(self.errors), len(self.sizes), -1) != 0).any(-1).T)
-        return _least(torch.stack([(e != 0).any(1) for e in self.errors.split(self.sizes, 1)]))
+        known = [
+            (errors.view(len(errors), len(product.tasks), -1) != 0).any(-1).T
+            for product, errors in zip(self.products, self.errors, strict=True)
+        ]
+        return _least(torch.cat(known)[self._order(known[0].device)])
+
+    def _order(self, device: torch.device) -> Tensor:
+        """Where the tasks stand among those of the products."""
+        place = {task: i for i, task in enumerate(task for product in self.products for task in product.tasks)}
+        return torch.tensor([place[task] for task in self.losses], device=device)
 
     def combined(self, tasks: Sequence[str], weights: Mapping[str, float]) -> tuple[list[Tensor], list[Tensor]]:
-        each = [weights.get(task, 0.0) for task in self.heads]
-        if self._found is not None or len(tasks) < len(each):  # what is left out may not be finite
+        every = [task for product in self.products for task in product.tasks]
+        if self._found is not None or len(tasks) < len(every):  # what is left out may not be finite
             return super().combined(tasks, weights)
-        factors = self.errors.new_tensor([w for w, n in zip(each, self.sizes, strict=True) for _ in range(n)])
-        return [self.z], [(self.errors * factors) @ self.weight]
+        total: Tensor | None = None
+        for product, errors in zip(self.products, self.errors, strict=True):
+            factors = errors.new_tensor([weights[task] for task in product.tasks for _ in range(product.units)])
+            part = (errors * factors) @ product.weight.to(errors.dtype)
+            total = part if total is None else total + part
+        assert total is not None
+        return [self.z], [total.to(self.z.dtype)]

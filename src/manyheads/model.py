@@ -15,6 +15,7 @@ from .blocks import Named, initialise, pool, seed_of
 from .catalog import hint
 from .data import Inputs
 from .faults import ConfigError
+from .heads import Product
 from .sharing import Beside, Features, Sharing, Trace
 from .tasks import Task
 
@@ -83,7 +84,9 @@ class Model(nn.Module):
         linked = self.linked_outputs(wanted, features, lambda task, z: self.heads[task](z), trace)
         if trace is not None and self.linked:
             trace.aux = asked(wanted, trace.aux, before)
-        return Outputs([self._outputs(group, features, linked) for group in self.groups(wanted, trace)])
+        outputs = self._beside(wanted, features, trace)
+        rest = [task for task in wanted if not any(task in tasks for tasks, _, _ in outputs)] if outputs else wanted
+        return Outputs([*outputs, *(self._outputs(group, features, linked) for group in self.groups(rest, trace))])
 
     def needed(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """These tasks and all those whose outputs theirs are made from."""
@@ -166,6 +169,34 @@ class Model(nn.Module):
             return tasks, linear_heads(weight, bias, read), True
         outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
         return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
+
+    def _beside(
+        self, tasks: Sequence[str], features: Mapping[str, Features], trace: Trace | None
+    ) -> list[tuple[tuple[str, ...], Any, bool]]:
+        """The outputs of linear heads that may be computed in one product where losses are kept apart.
+
+        They are those of a family that read nothing but views of one activation, which they read itself instead.
+        """
+        if trace is None or trace.cut is None:
+            return []
+        outputs: list[tuple[tuple[str, ...], Any, bool]] = []
+        for family in self.groups([task for task in tasks if task in trace.beside]):
+            groups: dict[int, list[str]] = {}
+            for task in family if self.linear(family) else ():
+                for z, view in trace.cut.get(task, ())[-1:]:
+                    if view is features[task] and z.dim() == 2:
+                        groups.setdefault(id(z), []).append(task)
+            for group in groups.values():
+                z = trace.cut[group[0]][-1][0]
+                heads: list[Any] = [self.heads[task] for task in group]
+                weight, bias = (torch.stack([h._parameters[n] for h in heads]) for n in ("weight", "bias"))
+                output = linear_heads(weight, bias, [z])
+                leaves: list[Any] = [[p if p.requires_grad else None for p in (h.weight, h.bias)] for h in heads]
+                if output.requires_grad and all(p is None or p.is_leaf for own in leaves for p in own):
+                    product = Product(tuple(group), z, [output], weight.detach().flatten(0, 1), leaves)
+                    trace.products |= dict.fromkeys(group, product)
+                    outputs.append((tuple(group), output, True))
+        return outputs
 
     def inside(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .balance import Losses
 from .data import Batch, Block, Taskset
+from .gramian import Cut
 from .model import Outputs
 from .sharing import Trace
 from .tasks import Task
@@ -56,8 +58,12 @@ class Supervised(Objective):
     ) -> Losses:
         tasks: Mapping[str, Task] = self.tasks if self.tasks is not None else model.tasks  # type: ignore[assignment]
         summed: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+        blocks_of = {table: present(part) for table, part in batch.items()}
+        if trace is not None and trace.apart:
+            each = Counter(t for blocks in blocks_of.values() for b in blocks for t in b.tasks)
+            trace.beside = frozenset(t for t, tables in each.items() if tables == 1)
         for table, part in batch.items():
-            blocks = present(part)
+            blocks = blocks_of[table]
             wanted = [t for b in blocks for t in b.tasks]
             if not wanted:
                 continue
@@ -79,17 +85,22 @@ class Supervised(Objective):
         else:
             divisor = counts.sum().expand_as(counts) if self.pooled else counts
         vector, apart = vector / divisor, None
+        cut: Cut | None = None
         if trace is not None and trace.apart:
-            sums = {t: torch.cat([s for n, s, _ in summed if n == (t,)]).sum() for t in names}
-            apart = {t: sums[t] / divisor[i] for i, t in enumerate(names)}
-            vector = torch.stack(list(apart.values()))
+            place = {t: i for i, t in enumerate(names)}
+            parts: dict[str, list[Tensor]] = {}
+            for group, sums, _ in summed:  # a product's losses have one graph, all others one each
+                for t, value in zip(group, (sums / divisor[[place[t] for t in group]]).unbind(), strict=True):
+                    parts.setdefault(t, []).append(value)
+            apart = {t: parts[t][0] if len(parts[t]) == 1 else torch.stack(parts[t]).sum() for t in names}
+            cut = trace.cut if not trace.products else {**(trace.cut or {}), **trace.products}
         return Losses(
             names,
             vector,
             weight={t: tasks[t].weight for t in names},
             counts=dict(zip(names, counts.tolist(), strict=True)),
             aux=None if trace is None else trace.aux,
-            cut=None if trace is None else trace.cut,
+            cut=cut,
             apart=apart,
         )
 

@@ -77,7 +77,8 @@ def test_every_parameter_is_reached_by_some_loss(pair):
 def test_heads_are_each_tasks_own(pair):
     model = _model(pair)
     rows = rows_for(list(model.tasks.values()), missing=0.3)
-    found = Gradients(Supervised()(model, Batch({"t": rows}), Trace(cut=True)))
+    losses = Supervised()(model, Batch({"t": rows}), Trace(cut=True))
+    found = Gradients(losses, losses.cut)
     shared, own = found.shared or [], found.own
     for task in model.tasks:
         alone = _used_by(model, _x(pair), task) == [task]

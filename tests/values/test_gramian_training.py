@@ -73,7 +73,7 @@ def _plain(losses, parameters):
     found = {}
     for task in losses:
         g = torch.autograd.grad(losses[task], parameters, retain_graph=True, allow_unused=True)
-        found[task] = {p: a for p, a in zip(parameters, g, strict=True) if a is not None}
+        found[task] = {p: a for p, a in zip(parameters, g, strict=True) if a is not None and a.any()}
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from ..gramian import Cut
 from ..graph import Walk
 from ..jacobian import Jacobian
 
@@ -36,10 +37,11 @@ class Losses(Mapping[str, Tensor]):
         weight: the user's preference per task, 1 where unsaid.
         counts: known labels per task in this step.
         aux: auxiliary losses and penalties: minimised as they are, outside the balance.
-        cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them.
+        cut: task -> pairs (shared activation, the task's own view of it), where the sharing scheme gave them; or the
+            product that its head is computed in, of whose outputs its loss reads its own alone.
         rows: per-task gradients of the shared parameters that are already known (a vectorised MAML has them).
-        apart: the losses before they were put into `vector`, where each has a graph of its own; without them every loss
-            depends on whatever `vector` does, and no parameter is one task's own.
+        apart: the losses before they were put into `vector`, where each has a graph of its own (or `cut` tells what is
+            whose); without them every loss depends on whatever `vector` does, and no parameter is one task's own.
         features: shared activations through which all losses reach the shared parameters, where there is no `cut`.
     """
 
@@ -51,7 +53,7 @@ class Losses(Mapping[str, Tensor]):
         weight: Mapping[str, float] | None = None,
         counts: Mapping[str, float] | None = None,
         aux: Mapping[str, Tensor] | None = None,
-        cut: Mapping[str, Sequence[tuple[Tensor, Tensor]]] | None = None,
+        cut: Cut | None = None,
         rows: Mapping[str, Sequence[Tensor]] | None = None,
         apart: Mapping[str, Tensor] | None = None,
         features: Sequence[Tensor] | None = None,

@@ -13,6 +13,7 @@ from ..catalog import hint, word
 from ..copies import Copies, part, stack, unstack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..heads import Product
 from ..penalties import Penalty
 from ..tasks import Task
 
@@ -28,6 +29,9 @@ class Trace:
             only through its own views, so one backward pass through the heads yields every task's gradient there. None
             where nobody asked, or where the scheme has no such place.
         apart: heads are computed one by one and no loss reaches another's, so that the graph tells whose is whose.
+        beside: tasks for which an objective would rather have the heads of a family in one product. It vouches that
+            each loss reads the outputs of its own head alone, and that these tasks have rows in one table only.
+        products: task -> the product that its head is computed in, which stands for its view of what the head reads.
         aux: auxiliary losses that a scheme wants to be minimised, by the task whose presence they depend on ("" for
             those of all tasks).
         noting, pairing: whether `use` and `pairs` are wanted; a step of training wants neither by itself.
@@ -40,6 +44,8 @@ class Trace:
         self.noting, self.pairing = noting, pairing
         self.cut: dict[str, list[tuple[Tensor, Tensor]]] | None = {} if cut else None
         self.apart = cut
+        self.beside: frozenset[str] = frozenset()
+        self.products: dict[str, Product] = {}
         self.aux: dict[str, Tensor] = {}
         self.use: dict[str, dict[str, Tensor]] = {}
         self.pairs: list[tuple[Tensor, Tensor]] = []
