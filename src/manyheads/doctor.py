@@ -22,6 +22,7 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "balance": ("balance", "Balance", 0),
     "objectives": ("objectives", "Objective", 0),
     "penalties": ("penalties", "Penalty", 0),
+    "formats": ("data.formats", "Format", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
 FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
@@ -65,7 +66,7 @@ def catalogue(word: str, door: Door) -> dict[str, Any]:
     """The words of one catalogue, each with its sentence, settings, cost and reference.
 
     Args:
-        word: tasks, encoders, sharing, balance, objectives or penalties.
+        word: tasks, encoders, sharing, balance, objectives, penalties or formats.
 
     Raises:
         ConfigError: there is no such catalogue.

@@ -20,6 +20,7 @@ from manyheads.balance import Balance
 from manyheads.blocks import seed_of
 from manyheads.catalog import find, index
 from manyheads.data import Block, Taskset
+from manyheads.data.formats import Format
 from manyheads.encoders import Encoder
 from manyheads.model import Model
 from manyheads.objectives import Objective
@@ -35,6 +36,7 @@ GIVEN: dict[type, tuple[str, ...]] = {
     Penalty: (),
     Objective: (),
     Augmentation: (),
+    Format: (),
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
 

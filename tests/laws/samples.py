@@ -1,0 +1,146 @@
+"""A tiny sample of each format, written into a folder, and a way to damage one of its rows.
+
+A new format brings a function here, under its word in `SAMPLES`; `test_formats.py` runs the laws on it.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Files of one format.
+
+    Attributes:
+        path: what `Format.frame` is given.
+        rows: how many rows the table has.
+        columns: some of its columns.
+        damage: damages the files; what a message about it must say (file and line, or the file alone).
+        left: how many rows are left when the damaged one is skipped.
+        settings: of the format.
+    """
+
+    path: Path
+    rows: int
+    columns: Sequence[str]
+    damage: Callable[[], Sequence[str]]
+    left: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def lines(path: Path, text: str) -> Path:
+    """A file with these lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(line.strip() for line in text.strip().splitlines()) + "\n", encoding="utf-8")
+    return path
+
+
+def spoil(path: Path, line: int, old: str, new: str) -> Sequence[str]:
+    """Replace a piece of one line (counted from 1); says what a message must name."""
+    text = path.read_text(encoding="utf-8").splitlines()
+    assert old in text[line - 1]
+    text[line - 1] = text[line - 1].replace(old, new, 1)
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return (path.name, f"line {line}")
+
+
+def derived(folder: Path) -> Sample:
+    """Visits to a shop, whether they bounced."""
+    path = lines(folder / "visits.csv", "rate,month\n0.2,Feb\n0,Mar\n?,Mar\n0.1,May")
+    settings = {"columns": {"bounced": "rate > 0"}, "missing": ["?"]}
+    return Sample(path, 4, ("rate", "bounced"), lambda: spoil(path, 3, "Mar", "Mar,4"), 3, settings)
+
+
+def movielens(folder: Path) -> Sample:
+    """Five ratings of three films by two people."""
+    ratings = "1,10,4.0,980730861\n1,20,2.5,980731380\n2,10,5.0,980731926\n2,30,1.0,980732000\n2,20,3.0,980733000"
+    path = lines(folder / "films" / "ratings.csv", ratings)
+    lines(folder / "films" / "movies.csv", '10,Up (2009),Comedy|War\n20,"Saw, The (1999)",War\n30,X,(no genres listed)')
+    lines(folder / "films" / "tags.csv", "userId,movieId,tag,timestamp\n2,10,fun,1306926135")
+    return Sample(
+        path.parent, 5, ("user", "movie", "rating", "like", "tagged", "genre_War"),
+        lambda: spoil(path, 2, "2.5", "good"), 4,
+    )  # fmt: skip
+
+
+def mimic(folder: Path) -> Sample:
+    """Three stays of two people."""
+    admissions = """
+        row_id,subject_id,hadm_id,admittime,dischtime,admission_type,admission_location,insurance,language,religion,marital_status,ethnicity,hospital_expire_flag
+        1,7,100,2164-10-23 12:00:00,2164-10-25 00:00:00,EMERGENCY,EMERGENCY ROOM ADMIT,Private,,,,WHITE,0
+        2,7,101,2165-10-23 12:00:00,2165-10-24 12:00:00,ELECTIVE,PHYS REFERRAL,Private,,,,WHITE,0
+        3,8,102,2165-01-01 00:00:00,2165-01-03 00:00:00,EMERGENCY,EMERGENCY ROOM ADMIT,Medicare,,,,WHITE,1
+    """
+    path = lines(folder / "icu" / "ADMISSIONS.csv", admissions)
+    people = "subject_id,gender,dob\n7,F,2094-10-23 00:00:00\n8,M,1850-01-01 00:00:00"
+    lines(path.with_name("PATIENTS.csv"), people)
+    codes = "subject_id,hadm_id,seq_num,icd9_code\n7,100,1,4280\n7,100,2,78552\n7,101,1,7802\n7,101,2,V4581"
+    lines(path.with_name("DIAGNOSES_ICD.csv"), codes)
+    lines(path.with_name("PROCEDURES_ICD.csv"), "subject_id,hadm_id,seq_num,icd9_code\n8,102,1,3605")
+    lines(path.with_name("PRESCRIPTIONS.csv"), "hadm_id,drug\n100,Heparin\n100,INSULIN\n102,Aspirin")
+    return Sample(
+        path.parent, 3, ("died", "stay_days", "icd_symptoms", "drug_Heparin", "diagnosis"),
+        lambda: spoil(path, 4, "2165-01-01 00:00:00", "yesterday"), 2,
+    )  # fmt: skip
+
+
+DIABETES = (
+    "encounter_id", "patient_nbr", "race", "age", "discharge_disposition_id", "time_in_hospital", "num_lab_procedures",
+    "num_procedures", "num_medications", "number_outpatient", "number_emergency", "number_inpatient", "diag_1",
+    "diag_2", "diag_3", "number_diagnoses", "max_glu_serum", "A1Cresult", "change", "diabetesMed", "readmitted",
+)  # fmt: skip
+
+
+def diabetes_rows() -> list[dict[str, str]]:
+    """Five stays, the last of which ended in death."""
+    from manyheads.data.formats.diabetes130 import DRUGS
+
+    plain = dict.fromkeys(DRUGS, "No") | dict.fromkeys(DIABETES, "1") | {"max_glu_serum": "None", "change": "No"}
+    own = [
+        ("1", "250.83", "?", "?", "None", "NO", "No"),
+        ("1", "428", "780", "250", "Norm", "<30", "Up"),
+        ("1", "8", "V45", "799.2", ">7", ">30", "Steady"),
+        ("1", "?", "410", "E888", ">8", "NO", "Down"),
+        ("11", "786", "1", "2", "None", "NO", "No"),
+    ]
+    names = ("discharge_disposition_id", "diag_1", "diag_2", "diag_3", "A1Cresult", "readmitted", "insulin")
+    more = [dict(zip(names, row, strict=True)) | {"age": f"[{i}0-{i + 1}0)"} for i, row in enumerate(own, 1)]
+    return [plain | row | {"encounter_id": str(i), "race": "?"} for i, row in enumerate(more)]
+
+
+def diabetes130(folder: Path) -> Sample:
+    """Five stays in a zip file, beside what another system left there."""
+    path, found = folder / "stays.zip", diabetes_rows()
+
+    def write() -> None:
+        inside = folder / "diabetic_data.csv"
+        with inside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("__MACOSX/data/._diabetic_data.csv", b"\0")
+            archive.write(inside, "data/diabetic_data.csv")
+
+    def damage() -> Sequence[str]:
+        found[1]["diag_2"] = "78o"
+        write()
+        return "stays.zip", "diabetic_data.csv", "line 3", "diag_2"
+
+    write()
+    return Sample(path, 4, ("diagnosis", "symptoms", "readmitted_30", "a1c_high", "insulin"), damage, 3)
+
+
+SAMPLES: dict[str, Callable[[Path], Sample]] = {
+    "derived": derived,
+    "diabetes130": diabetes130,
+    "mimic": mimic,
+    "movielens": movielens,
+}
+"""The word of a format -> what writes its sample into a folder."""
