@@ -312,6 +312,38 @@ def test_of_a_balance_that_records_weights_alone_no_more_is_said_than_it_saw():
     assert "Gramian" not in text
 
 
+NOTHING = "only one task had labels, or no weight was shared"
+
+
+def test_where_nothing_was_shared_it_is_said():
+    text = page({"steps, nothing shared": (10.0, 10.0)})
+    assert f"In all 20 steps {NOTHING}: the balance had nothing to decide." in text
+    assert "Gramian" not in text
+    assert "Task weights" not in text
+    assert "schedule" not in text
+
+
+def test_where_in_most_steps_nothing_was_shared_it_is_said_first():
+    most = page(seen(0.4, **{"nothing shared": (30.0, 10.0)}))
+    assert f"In 40 of 60 steps {NOTHING}: there the balance had nothing to decide. Gradients point against" in most
+    few = page(seen(0.4, **{"nothing shared": (1.0, 0.0)}))
+    assert NOTHING not in few
+    assert "nothing shared in 1 step" in few
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "alternating"}, {"sharing": "soft"}], ids=str)
+@pytest.mark.parametrize("balance", ["mgda", "graddrop"])
+def test_a_run_in_which_nobody_had_to_give_way(balance, settings):
+    learner, text = fitted(3, balance=balance, **settings)
+    section = re.search(r'<section aria-labelledby="giving">(.*?)</section>', text, re.DOTALL)[1]
+    steps = sum(value for _, value in learner.history_.series("steps, nothing shared", "balance"))
+    assert steps > 2
+    assert f"In all {steps:.0f} steps {NOTHING}: the balance had nothing to decide." in section
+    remedy = "`sampling.schedule` is alternating; with joint, a step has every task."
+    assert (remedy in section) == ("schedule" in settings)
+    assert "solver" not in section
+
+
 def fitted(n_tasks, **settings):
     """The page of a real run."""
     frame = rows()[["x0", "x1", "x2"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -15,9 +16,14 @@ from manyheads.results import TaskInfo
 Series = Mapping[tuple[str, str | None, str | None], Sequence[tuple[int, float | None]]]
 """(metric, split, task) -> (epoch, value)."""
 
+Everywhere = Mapping[str, Sequence[tuple[int, float]]]
+"""Metric -> (epoch, value), of what was recorded of all tasks together."""
+
 MODES = ("features", "exact")
 """How a step's Gramian was made, as its records say."""
 STATIONARY = "Pareto-stationary"
+ALONE = "nothing shared"
+"""In so many steps there was one task alone, or no weight that two tasks reach."""
 NOT_FINITE = "steps, not finite"
 """Of a task: in how many steps it was left out because its loss or gradient was not finite."""
 AGREED = 0.05
@@ -52,35 +58,69 @@ class Giving:
     solver: str
 
 
-def giving(series: Series, tasks: Sequence[TaskInfo], level: int = 3) -> Giving | None:
+def giving(
+    series: Series, tasks: Sequence[TaskInfo], level: int = 3, settings: Mapping[str, Any] | None = None
+) -> Giving | None:
     """What the balance of a run did, None where its weights never moved and it recorded nothing.
 
     Args:
         series: the history by number.
         tasks: the tasks of the run.
         level: the rank of the headings inside.
+        settings: of the run; a remedy may be among them.
     """
     weights = _by_task(series, "train", "weight", tasks)
     norms = _by_task(series, "balance", "gradient norm", tasks)
-    everywhere = {
-        metric: [(epoch, value) for epoch, value in course if value is not None]
-        for (metric, split, task), course in series.items()
-        if split == "balance" and task is None
-    }
-    if not everywhere and not any(_moves(course) for course in weights.values()):
+    everywhere = _everywhere(series)
+    moved = any(_moves(course) for course in weights.values())
+    if not everywhere and not moved:
         return None
+    steps = _steps(everywhere)
+    never = bool(steps.get(ALONE)) and not any(steps.get(mode) for mode in MODES)
     pairs = _pairs(series)
     names = tuple(name for name in norms if any(name in pair for pair in pairs))
     return Giving(
-        verdict=_verdict(everywhere, pairs, weights, tasks),
-        weights=notes.courses("Task weights over the epochs", weights) if weights else None,
+        verdict=" ".join(
+            filter(None, [undecided(series, settings), _verdict(everywhere, pairs, weights, tasks, never)])
+        ),
+        weights=notes.courses("Task weights over the epochs", weights) if weights and (moved or not never) else None,
         norms=notes.courses("Length of each task's gradient", norms) if norms else None,
         longest=_longest(norms, everywhere),
         names=names if 1 < len(names) <= LARGEST else (),
         cosines=_matrix(names, pairs) if 1 < len(names) <= LARGEST else (),
         chart=_chart(everywhere, level),
-        solver=_solver(everywhere, series, tasks),
+        solver="" if never else _solver(everywhere, series, tasks),
     )
+
+
+def undecided(series: Series, settings: Mapping[str, Any] | None = None) -> str:
+    """What to say where in all or most steps nobody had to give way, with the remedy where there is one; else "".
+
+    Args:
+        series: the history by number.
+        settings: of the run.
+    """
+    steps = _steps(_everywhere(series))
+    alone, others = steps.get(ALONE, 0.0), sum(steps.get(mode, 0.0) for mode in MODES)
+    if not alone > others:
+        return ""
+    where, what = "only one task had labels, or no weight was shared", "the balance had nothing to decide"
+    if others:
+        found = f"In {_count(alone)} of {_count(alone + others)} steps {where}: there {what}."
+    else:
+        found = f"In all {_count(alone)} steps {where}: {what}."
+    schedule = ((settings or {}).get("sampling") or {}).get("schedule", "joint")
+    if schedule != "joint":
+        found += f" `sampling.schedule` is {schedule}; with joint, a step has every task."
+    return found
+
+
+def _everywhere(series: Series) -> Everywhere:
+    return {
+        metric: [(epoch, value) for epoch, value in course if value is not None]
+        for (metric, split, task), course in series.items()
+        if split == "balance" and task is None
+    }
 
 
 def _by_task(series: Series, split: str, metric: str, tasks: Sequence[TaskInfo]) -> dict[str, list[float | None]]:
@@ -132,7 +172,7 @@ def _places(cosine: float) -> str:
     return "0.00" if text == f"{MINUS}0.00" else text
 
 
-def _chart(everywhere: Mapping[str, Sequence[tuple[int, float]]], level: int) -> Markup | None:
+def _chart(everywhere: Everywhere, level: int) -> Markup | None:
     against = [(epoch, 100 * value) for epoch, value in everywhere.get("conflicting pairs", ())]
     if len(against) < 2:
         return None
@@ -150,7 +190,7 @@ def _chart(everywhere: Mapping[str, Sequence[tuple[int, float]]], level: int) ->
 # -- in words
 
 
-def _steps(everywhere: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, float]:
+def _steps(everywhere: Everywhere) -> dict[str, float]:
     """What was counted: how the Gramian was made, and why weights are not what the method promises."""
     return {
         metric.removeprefix("steps, "): math.fsum(value for _, value in course)
@@ -167,12 +207,15 @@ def _same_rows(tasks: Sequence[TaskInfo]) -> bool:
 
 
 def _verdict(
-    everywhere: Mapping[str, Sequence[tuple[int, float]]],
+    everywhere: Everywhere,
     pairs: Mapping[tuple[str, str], Sequence[float]],
     weights: Mapping[str, Sequence[float | None]],
     tasks: Sequence[TaskInfo],
+    never: bool,
 ) -> str:
-    """One sentence, no stronger than what was looked at."""
+    """One sentence, no stronger than what was looked at; none where nothing ever was."""
+    if never:
+        return ""
     seen = [value for _, value in everywhere.get("conflicting pairs", ())]
     if not seen:
         return _uneven(weights)
@@ -220,7 +263,7 @@ def _ends(courses: Mapping[str, Sequence[float | None]]) -> tuple[tuple[str, flo
     return max(last.items(), key=lambda item: item[1]), min(last.items(), key=lambda item: item[1])
 
 
-def _longest(norms: Mapping[str, Sequence[float | None]], everywhere: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def _longest(norms: Mapping[str, Sequence[float | None]], everywhere: Everywhere) -> str:
     if len(norms) < 2:
         return ""
     (most, top), (least, low) = _ends(norms)
@@ -259,7 +302,7 @@ def _solver(everywhere: Mapping[str, Sequence[tuple[int, float]]], series: Serie
     steps = _steps(everywhere)
     if not steps:
         return ""
-    residual = max((value for _, value in everywhere.get("solver residual, largest", ())), default=0.0)
+    residual = sorted(value for _, value in everywhere.get("solver residual, largest", ()))[-1:]
     fallen = {note: count for note, count in steps.items() if note not in MODES}
     lost = {
         _named(task.name): math.fsum(value or 0.0 for _, value in series.get((NOT_FINITE, "balance", task.name), ()))
@@ -267,7 +310,7 @@ def _solver(everywhere: Mapping[str, Sequence[tuple[int, float]]], series: Serie
     }
     parts = [
         f"Gramian: {_in_steps({mode: steps.get(mode, 0.0) for mode in MODES})}",
-        f"largest residual of the solver {number(residual)} (for gradients of length 1)",
+        *(f"largest residual of the solver {number(found)} (for gradients of length 1)" for found in residual),
         f"notes: {_in_steps(fallen)}" if any(fallen.values()) else "no fall-backs",
         *([f"left out because not finite: {_in_steps(lost)}"] if any(lost.values()) else []),
     ]

@@ -265,7 +265,7 @@ class View:
     @cached_property
     def giving(self) -> balances.Giving | None:
         """Who gives way, where the balance has something to tell."""
-        return balances.giving(self._series, self.report.tasks, self.level + 1)
+        return balances.giving(self._series, self.report.tasks, self.level + 1, self.report.settings)
 
     @cached_property
     def final(self) -> bool:
