@@ -13,8 +13,8 @@ SRC = Path(__file__).parent.parent / "src" / "manyheads"
 
 FLOORS = (
     "_version faults files stopping yaml12 catalog graph layers heads gramian jacobian solvers blocks copies ragged "
-    "formulas spans metrics results statistics verdicts scoretable",
-    "tasks encoders balance penalties",
+    "formulas spans masks metrics results statistics verdicts scoretable",
+    "pictures tasks encoders balance penalties",
     "data sharing augment",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",

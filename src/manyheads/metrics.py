@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import formulas as f
-from . import spans
+from . import masks, spans
 from .catalog import hint
 from .formulas import Array, Weigh
 
@@ -223,6 +223,7 @@ _NUMBER = frozenset({"regression", "count"})
 _LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozenset({"multilabel"})
 _CLASS = frozenset({"binary", "multiclass", "ordinal"})
 _TAGS = frozenset({"tagging", "relation"})
+_MASKS = frozenset({"segmentation"})
 _TOO_LARGE = "An error is too large for a floating-point number."
 _VARIED = "At least two different labels are needed."
 _BOTH = "Labels of both classes are needed."
@@ -269,6 +270,8 @@ METRICS: dict[str, Metric] = {
         Metric("token_accuracy", True, 1, "value", _TAGS, "There is no token.", spans.token_accuracy, constant=0),
         Metric("relation_f1", True, 1, "value", frozenset({"relation"}),
                "There is no relation, neither labelled nor predicted.", spans.relation_f1, constant=0),
+        Metric("mean_iou", True, 1, "value", _MASKS, "No pixel has a label.", masks.mean_iou, constant=0),
+        Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy, constant=0),
     )
 }  # fmt: skip
 

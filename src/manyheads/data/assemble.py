@@ -114,7 +114,7 @@ class Dataset:
         for task in tasks:
             frames = [training[t] for t, found in labels.items() if task.name in found]
             taught = concat([inside(f, task) for f in frames])
-            taught = taught[taught.notna().any(axis=1)]
+            taught = taught[taught[list(task.targets)].notna().any(axis=1)]
             if len(taught):
                 fitted.append(task.fitted(taught))
             elif allow_unlabelled:

@@ -76,8 +76,8 @@ def require(frame: pd.DataFrame, table: str, task: Task) -> None:
 
 
 def inside(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """The labels of a task within its sample space."""
-    labels = frame[list(task.targets)]
+    """The labels of a task within its sample space, and what else it reads with them."""
+    labels = frame[[*task.targets, *(c for c in task.reads if c in frame.columns)]]
     return labels if task.where is None else labels[space(frame, task.where)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
@@ -181,6 +181,20 @@ class Task(ABC):
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
         """Predictions as named columns."""
         return {self.name: self.decode(np.asarray(predicted.value))}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Further columns that `encode` is given with the targets, where the table has them."""
+        return ()
+
+    def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+        """Predictions as files, (path within the task's folder, content) each; none for what fits in a table.
+
+        Args:
+            names: of the rows, free of anything that a file's name may not have.
+            frame: the rows that were predicted.
+        """
+        return iter(())
 
     # -- final
 

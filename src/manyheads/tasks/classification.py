@@ -30,8 +30,12 @@ def _mean_logit(outputs: Tensor) -> Tensor:
     return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
 
 
-def _weights_of(task: Any, class_weight: Any, counts: Mapping[Any, int]) -> tuple[float, ...]:
-    """One weight per class: balanced = n / (classes * n_class), as scikit-learn has it, or as the user gave them."""
+def weights_of(task: Any, class_weight: Any, counts: Mapping[Any, int]) -> tuple[float, ...]:
+    """One weight per class: balanced = n / (classes * n_class), as scikit-learn has it, or as the user gave them.
+
+    Raises:
+        ConfigError: it names a class that there is not, or is something else.
+    """
     if class_weight is None:
         return ()
     if class_weight == "balanced":
@@ -66,7 +70,7 @@ class _Classes(Task):
         found = class_indices(series, classes, self)
         counts = {c: int((found == i).sum()) for i, c in enumerate(classes)}
         self._check(classes)
-        weights = _weights_of(self, self.class_weight, counts)
+        weights = weights_of(self, self.class_weight, counts)
         mass = np.array(list(counts.values())) * np.array(weights or [1.0] * len(classes))
         priors = (mass + 0.5) / (mass.sum() + 0.5 * len(classes))
         return self._replace(classes=classes, weights=weights, priors=tuple(priors.tolist()))
