@@ -10,11 +10,13 @@ import ast
 import difflib
 import importlib
 import inspect
+import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .faults import ConfigError
 
@@ -110,6 +112,57 @@ def settings(cls: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
+_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+
+
+def mistyped(cls: type, given: Mapping[str, Any]) -> dict[str, str]:
+    """Settings whose values are not of the types that the class says it takes.
+
+    Nothing is read as something else: 1.5 and "2" are no whole numbers, and true is no number. What the class says in
+    words that cannot be looked up is not looked at.
+
+    Args:
+        cls: a class with annotated parameters.
+        given: settings by name.
+
+    Returns:
+        Name -> "should be a whole number. Found 1.5.", for those that are wrong.
+    """
+    import numpy as np
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        hints = get_type_hints(inspect.getattr_static(cls, "__init__"))
+    except NameError:
+        return {}
+    strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    wrong = {}
+    for key in given.keys() & hints.keys():
+        value = given[key].item() if isinstance(given[key], np.generic) else given[key]
+        try:
+            TypeAdapter(hints[key], config=strict).validate_python(value)
+        except ValidationError:
+            wrong[key] = f"should be {_meant(hints[key])}. Found {json.dumps(value, default=repr)}."
+        except PydanticUserError:
+            continue
+    return {key: wrong[key] for key in given if key in wrong}
+
+
+def _meant(hint: Any, inside: bool = False) -> str:
+    """A type in plain words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_meant(part, inside) for part in parts)
+    if origin is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Mapping | Sequence) and kind is not str:
+        what = "keys and values" if issubclass(kind, Mapping) else "a list"
+        known = parts and not inside and parts[-1] is not Any
+        return f"{what} ({_meant(parts[-1], True)} each)" if known else what
+    return _PLAIN.get(kind, getattr(kind, "__name__", str(kind)))
+
+
 def make(contract: type[T], name: str, given: Mapping[str, Any], *first: Any) -> T:
     """An object of a catalogue from its word and its settings.
 
@@ -120,7 +173,7 @@ def make(contract: type[T], name: str, given: Mapping[str, Any], *first: Any) ->
         first: what the contract itself passes before them.
 
     Raises:
-        ConfigError: an unknown word or setting, or a value that the class refuses.
+        ConfigError: an unknown word or setting, a value of a wrong type, or one that the class refuses.
     """
     try:
         cls = find(contract, name)
@@ -131,6 +184,8 @@ def make(contract: type[T], name: str, given: Mapping[str, Any], *first: Any) ->
         if key not in known:
             listed = hint(key, known) if known else "It has none."
             raise ConfigError(f"`{name}` has no setting `{key}`. {listed}")
+    if wrong := mistyped(cls, given):
+        raise ConfigError(" ".join(f"`{key}` of `{name}` {found}" for key, found in wrong.items()))
     try:
         return cls(*first, **given)
     except ConfigError:

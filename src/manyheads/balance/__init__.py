@@ -17,6 +17,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from ..catalog import hint
+from ..faults import ConfigError
 from ..gramian import Cut
 from ..graph import Walk
 from ..jacobian import Jacobian
@@ -135,8 +137,9 @@ class Balance(ABC):
     separable: ClassVar[bool] = False
     """Whether a task's weight asks nothing of the step that it is for (its losses, gradients, which tasks there are),
     so that a step in parts needs no gradients of single tasks."""
-    looks: ClassVar[bool] = False
-    """Whether it learns from a look at the same losses after the step, so that `backward` needs its `look`."""
+    looks: bool = False
+    """Whether it learns from a look at the same losses after the step, so that `backward` needs its `look`: one answer
+    for a class, but for a balance that holds an object of another library."""
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {}
@@ -145,6 +148,10 @@ class Balance(ABC):
         self._told: dict[str, int] = {}
         self.last_weights: dict[str, float] = {}
         """The weights of the last step, for the History."""
+        self.named: dict[str, tuple[str, ...]] = {}
+        """From a setting to the tasks that it names."""
+        self._heard: set[str] = set()
+        self._steps = 0
         self._so_far = _Step()
 
     @final
@@ -208,6 +215,8 @@ class Balance(ABC):
         self._so_far = _Step()
         if step.broken or not step.filled:
             return False
+        self._heard |= step.seen.keys()
+        self._steps += 1
         self.update(step.seen, _together(step.looks) if self.looks else look)
         return True
 
@@ -242,8 +251,24 @@ class Balance(ABC):
             return [leaf for row in rows.rows().values() for leaf in row]
         return list(Walk([*losses.values(), *losses.aux.values()]).leaves)
 
-    def check(self, tasks: Sequence[str]) -> None:  # noqa: B027
-        """Refuse settings that name a task which does not exist (ValueError)."""
+    @final
+    def check(self, tasks: Sequence[str]) -> None:
+        """Refuse settings that name a task which does not exist.
+
+        A run from a config does this first. In a loop of your own nothing else knows of all tasks: call it once, or see
+        in `report` which named task never came.
+
+        Args:
+            tasks: all there are.
+
+        Raises:
+            ConfigError: a ValueError that names the setting, the task and the nearest one.
+        """
+        for setting, names in self.named.items():
+            for task in names:
+                if task not in tasks:
+                    raise ConfigError(f"`{setting}` names the task `{task}`, which does not exist. {hint(task, tasks)}")
+        self._heard |= set(tasks)
 
     @abstractmethod
     def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
@@ -259,7 +284,15 @@ class Balance(ABC):
         """What is to be seen of the steps since it was last asked: task (None: all) -> label -> number."""
         new = {task: n - self._told.get(task, 0) for task, n in self.dropped.items()}
         self._told = dict(self.dropped)
-        return {task: {"steps, not finite": float(n)} for task, n in new.items() if n}
+        found: dict[str | None, dict[str, float]]
+        found = {task: {"steps, not finite": float(n)} for task, n in new.items() if n}
+        return found | self._never_there()
+
+    def _never_there(self) -> dict[str | None, dict[str, float]]:
+        """Named tasks that `check` does not know of and no step had: in how many steps since it was last asked."""
+        steps, self._steps = float(self._steps), 0
+        absent = {task for names in self.named.values() for task in names} - self._heard
+        return {task: {"steps, never there": steps} for task in sorted(absent)} if steps else {}
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:  # noqa: B027
         """Renew `state` at the end of a step, from the loss of each task that it had (the sum over its parts)."""

@@ -20,10 +20,11 @@ class AlignedMTL(Aggregation):
     Cost: the Gramian, and one backward pass.
     State: none.
     Safe range: gradients of any size, ratios of sizes up to 1e6 in full precision. The number r of directions is that
-    of the eigenvalues above 1e-10 of the largest in the Gramian of *unit* rows, so a task of small gradients is not
-    taken for a dependent one; with dependent rows only the directions that exist are aligned. A gradient of zero gets
-    w_k = 0. With `min` the update is as long as the smallest singular value: short where two gradients nearly cancel.
-    The user's `weight` of a task is p_k.
+    of the eigenvalues above K times 1.2e-7, the rounding of float32, of the largest in the Gramian of *unit* rows: what
+    is below may be rounding, by which nothing should be divided, and a task of small gradients is not taken for a
+    dependent one. With dependent rows only the directions that exist are aligned. A gradient of zero gets w_k = 0. With
+    `min` the update is as long as the smallest singular value: short where two gradients nearly cancel. The user's
+    `weight` of a task is p_k.
 
     Args:
         scale: s is the smallest sigma (``min``), the root of the (lower) median of sigma^2 (``median``) or of the mean

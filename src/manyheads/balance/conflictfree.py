@@ -17,8 +17,9 @@ class ConFIG(Aggregation):
     Cost: the Gramian, and one backward pass.
     State: none.
     Safe range: gradients of any size and any ratio of sizes; one of zero is left out. Where rows are dependent up to
-    1e-10 of the largest eigenvalue of the u_k's Gramian, cosines are as equal as least squares make them, and a note
-    says so. Where gradients cancel the update is 0. The user's `weight` p_k of a task makes its cosine p_k-fold.
+    the rounding of float32 (K times 1.2e-7 of the largest eigenvalue of the u_k's Gramian), cosines are as equal as
+    least squares make them, and a note says so. Where gradients cancel the update is 0. The user's `weight` p_k of a
+    task makes its cosine p_k-fold.
 
     Args:
         gramian: ``auto``, or one of `manyheads.gramian.MODES`.

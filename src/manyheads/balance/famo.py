@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..catalog import hint
-from ..faults import ConfigError
 from . import Look, Losses, Weighting
 from .learntscale import adam
 from .logarithmic import NEXT_TO_NOTHING, over_sizes, renewed_mean, sizes
@@ -60,14 +58,9 @@ class FAMO(Weighting):
                 raise ValueError(f"The lower bound of `{task}` should be finite. Found {loss}.")
         self.gamma, self.lr = gamma, lr
         self._bounds = dict(min_losses or {})
+        self.named["min_losses"] = tuple(self._bounds)
         self._preferences: dict[str, float] = {}
         self._pending: tuple[dict[str, float], Look] | None = None
-
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse lower bounds of tasks that do not exist."""
-        for task in self._bounds:
-            if task not in tasks:
-                raise ConfigError(f"`min_losses` names the task `{task}`, which does not exist. {hint(task, tasks)}")
 
     def weights(self, losses: Losses) -> Tensor:
         above = {t: self._above(t, v) for t, v in zip(losses.tasks, losses.vector.detach().tolist(), strict=True)}

@@ -68,9 +68,10 @@ def gramian(value: Any, tasks: Sequence[str] | None = None) -> tuple[Array, tupl
             "A Gramian should be symmetric. Found a matrix that differs from its transpose; G = J @ J.T does not."
         )
     matrix = (matrix + matrix.T) / 2
-    lengths = np.sqrt(np.maximum(np.diagonal(matrix), smallest))  # the square of a short gradient may be 0
+    lengths = np.sqrt(np.maximum(diagonal, 0.0) + smallest)  # the square of a short gradient may be rounded to 0
     with np.errstate(over="ignore"):
         cosines = np.clip(matrix / lengths[:, None] / lengths, -2.0, 2.0)
+    np.fill_diagonal(cosines, 1.0)
     least = float(np.linalg.eigvalsh(cosines)[0])
     if least < -rounding * len(matrix):
         raise ValueError(

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from ..blocks import seed_of
-from ..catalog import hint
-from ..faults import ConfigError
 from .surgery import Surgery
 
 
@@ -49,12 +47,7 @@ class GradDrop(Surgery):
             if not 0 <= value <= 1:
                 raise ValueError(f"`leak` should be 0 to 1. Found {value}.")
         self.seed = seed
-
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse leaks of tasks that do not exist."""
-        for task in self._leaks:
-            if task not in tasks:
-                raise ConfigError(f"`leak` names the task `{task}`, which does not exist. {hint(task, tasks)}")
+        self.named["leak"] = tuple(self._leaks)
 
     def combine(self, rows: Tensor, tasks: Sequence[str], preference: Tensor) -> Tensor:
         rows = rows * preference[:, None]

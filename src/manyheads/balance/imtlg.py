@@ -17,11 +17,11 @@ class IMTLG(Aggregation):
     Cost: the Gramian, and one backward pass.
     State: none.
     Safe range: gradients of any size and any ratio of sizes. A gradient of zero is left out (w_k = 0). Where rows are
-    dependent up to 1e-10 of C's largest eigenvalue, the projections are equal if a direction can have that; otherwise
-    they are as equal as least squares make them, and a note says so. Where the v_k / |g_k| sum to less than a
-    thousandth of their absolute sum (three tasks or more), weights that sum to 1 would blow up or climb: then their
-    absolute values sum to 1, and a note says so. The user's `weight` p_k of a task makes the projection onto its
-    gradient p_k-fold.
+    dependent up to the rounding of float32 (K times 1.2e-7 of C's largest eigenvalue), the projections are equal if a
+    direction can have that; otherwise they are as equal as least squares make them, and a note says so. Where the v_k /
+    |g_k| sum to less than a thousandth of their absolute sum (three tasks or more), weights that sum to 1 would blow up
+    or climb: then their absolute values sum to 1, and a note says so. The user's `weight` p_k of a task makes the
+    projection onto its gradient p_k-fold.
 
     Args:
         gramian: ``auto``, or one of `manyheads.gramian.MODES`.

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.optimize import nnls
 
-from ..catalog import hint
-from ..faults import ConfigError
 from .aggregation import Aggregation, Array, Problem, Solution
 from .unitrows import spectrum, unit_rows
 
@@ -71,13 +67,7 @@ class PCD(Aggregation):
         if not 0 <= eps < np.inf:
             raise ValueError(f"`eps` should be 0 or more. Found {eps}.")
         self.primary, self.tau, self.beta, self.eps = primary, tau, beta, eps
-
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse a primary task that does not exist."""
-        if self.primary not in tasks:
-            raise ConfigError(
-                f"`primary` names the task `{self.primary}`, which does not exist. {hint(self.primary, tasks)}"
-            )
+        self.named["primary"] = (primary,)
 
     def solve(self, problem: Problem) -> Solution:
         scaled = self._scaled(problem)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..catalog import hint
-from ..faults import ConfigError
 from . import Look, Losses, Weighting
 
 
@@ -31,7 +29,7 @@ class STCH(Weighting):
         ideal: z_k: task -> loss, 0 for a task that is not named; or ``running``, the smallest loss of the task so far.
 
     Raises:
-        ValueError: `mu` is not positive, or an ideal is not finite or names a task that does not exist.
+        ValueError: `mu` is not positive, or an ideal is not finite.
 
     Reference:
         Lin, Zhang, Yang, Liu, Wang, Zhang: Smooth Tchebycheff scalarization for multi-objective optimization, 2024.
@@ -49,15 +47,10 @@ class STCH(Weighting):
             raise ValueError(f"`ideal` should be losses by task, or `running`. Found `{ideal}`.")
         self.mu, self.running = mu, ideal == "running"
         self._ideal = dict(ideal) if isinstance(ideal, Mapping) else {}
+        self.named["ideal"] = tuple(self._ideal)
         for task, loss in self._ideal.items():
             if not math.isfinite(loss):
                 raise ValueError(f"The ideal of `{task}` should be finite. Found {loss}.")
-
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse ideals of tasks that do not exist."""
-        for task in self._ideal:
-            if task not in tasks:
-                raise ConfigError(f"`ideal` names the task `{task}`, which does not exist. {hint(task, tasks)}")
 
     def weights(self, losses: Losses) -> Tensor:
         values = losses.vector.detach().tolist()

@@ -94,6 +94,7 @@ class TorchJD(Balance):
         self.method = module
         """The object of torchjd."""
         self._held = Held(module, part, tasks, seed)
+        self.named["tasks"] = tuple(tasks or ())
         self._inner: _OnLosses | _OnGramian | _OnRows
         if kind == "losses":
             self._inner = _OnLosses(self._held, size, lr)
@@ -105,12 +106,6 @@ class TorchJD(Balance):
         self._inner.dropped = self.dropped
         self._before: dict[str, int] = {}
 
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse an order of tasks other than these."""
-        for task in self._held.tasks or ():
-            if task not in tasks:
-                raise ConfigError(f"`tasks` names the task `{task}`, which does not exist. {hint(task, tasks)}")
-
     def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
         self._held.admit(losses.tasks, [task for task, n in self.dropped.items() if n > self._before.get(task, 0)])
         filled = self._inner.fill(losses, scale, rows)
@@ -118,7 +113,7 @@ class TorchJD(Balance):
         return filled
 
     def report(self) -> dict[str | None, dict[str, float]]:
-        return self._inner.report()
+        return self._inner.report() | self._never_there()
 
     def update(self, losses: Mapping[str, float], look: Look | None) -> None:
         self._inner.update(losses, look)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..catalog import hint
-from ..faults import ConfigError
 from . import Losses, Weighting
 
 
@@ -44,7 +42,8 @@ class Fixed(Weighting):
         weights: task -> w_k; 1 for a task that is not named.
 
     Raises:
-        ValueError: a weight is negative, or a named task never comes (checked at the first step that has every task).
+        ValueError: a weight is negative or not finite. That a named task does not exist is found by `check`, which a
+            config calls; `report` tells of one that never came.
 
     Reference:
         Caruana: Multitask learning, 1997.
@@ -59,12 +58,7 @@ class Fixed(Weighting):
             if not (weight >= 0 and math.isfinite(weight)):
                 raise ValueError(f"The weight of `{task}` should be 0 or more. Found {weight}.")
         self._weights = dict(weights)
-
-    def check(self, tasks: Sequence[str]) -> None:
-        """Refuse weights for tasks that do not exist."""
-        for task in self._weights:
-            if task not in tasks:
-                raise ConfigError(f"`weights` names the task `{task}`, which does not exist. {hint(task, tasks)}")
+        self.named["weights"] = tuple(self._weights)
 
     def weights(self, losses: Losses) -> Tensor:
         fixed = torch.tensor([self._weights.get(t, 1.0) for t in losses.tasks], dtype=losses.vector.dtype)
