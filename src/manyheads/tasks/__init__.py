@@ -98,7 +98,7 @@ class Task(ABC):
     # -- the four answers of a type
 
     @abstractmethod
-    def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    def encode(self, labels: pd.DataFrame) -> tuple[Any, Tensor]:
         """Labels -> (target, known); a missing label may hold any finite value.
 
         Shape:
