@@ -200,7 +200,7 @@ def report(
 @app.command()
 def doctor(
     listed: Annotated[
-        str | None, typer.Option("--list", help="tasks, encoders, sharing, balance, objectives or penalties.")
+        str | None, typer.Option("--list", help="tasks, encoders, sharing, balance, objectives, penalties or formats.")
     ] = None,
     as_json: Json = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip

@@ -30,6 +30,7 @@ FOREIGN = {
     "bce": "log_loss", "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1",
     "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
     "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "mean_iou",
+    "jaccard": "jaccard_samples",
     "miou": "mean_iou", "jaccard": "jaccard_samples",
     "seqeval": "entity_f1", "ner_f1": "entity_f1", "slot_f1": "entity_f1",
     "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
@@ -127,6 +128,13 @@ def r2(y: Array, p: Array) -> Weigh:
     """1 - the sum of squared errors over that around the mean."""
     errors, centred = (y - p.astype(float)) ** 2, _centred(y.astype(float))
     return lambda W: 1 - _ratio(W @ errors, _spread(W, centred))
+
+
+def r2_log1p(y: Array, p: Array) -> Weigh:
+    """R2 of log(1 + y): of numbers with a heavy tail, by their size rather than by their largest."""
+    if (y <= -1).any() or (p <= -1).any():
+        return _nowhere
+    return r2(np.log1p(y.astype(float)), np.log1p(p.astype(float)))
 
 
 def explained_variance(y: Array, p: Array) -> Weigh:

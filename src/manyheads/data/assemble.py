@@ -61,7 +61,8 @@ class Dataset:
             targets: {table: names of the tasks it labels}; by default the tasks whose target columns it has.
             types: {column: type} where the user declares one.
             drop: columns to leave out.
-            keep: columns to carry along beside the features: ids, groups, the split column.
+            keep: columns to carry along beside the features: ids, groups, the split column; one with a declared type
+                is a feature as well.
             train: {table: positions of its training rows}; all rows by default.
             allow_unlabelled: let a task pass that has no label in the training part.
             leakage: refuse features that contain a target.
@@ -94,7 +95,7 @@ class Dataset:
                 rows[table] = np.flatnonzero(positions)
         out = {
             *drop,
-            *keep,
+            *(c for c in keep if c not in (types or {})),
             *(c for t in tasks for c in t.targets),
             *(t.sample_weight for t in tasks if t.sample_weight),
         }
