@@ -30,7 +30,6 @@ FOREIGN = {
     "bce": "log_loss", "brier": "brier_score", "brier_score_loss": "brier_score", "f1_score": "f1",
     "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
     "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "mean_iou",
-    "jaccard": "jaccard_samples",
     "miou": "mean_iou", "jaccard": "jaccard_samples",
     "seqeval": "entity_f1", "ner_f1": "entity_f1", "slot_f1": "entity_f1",
     "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
