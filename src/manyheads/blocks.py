@@ -185,7 +185,8 @@ def pool(features: Tensor | tuple[Tensor, Tensor], eats: str) -> Tensor | tuple[
     """Bring richer features down to what a head eats.
 
     Shape:
-        vector (batch, d); sequence (batch, length, d) with a mask (batch, length); map (batch, d, height, width).
+        vector (batch, d); sequence (batch, length, d) with a mask (batch, length), and whatever an encoder puts behind
+        those for heads that know of it; map (batch, d, height, width).
 
     Args:
         features: what a stage gave.
@@ -194,7 +195,7 @@ def pool(features: Tensor | tuple[Tensor, Tensor], eats: str) -> Tensor | tuple[
     if eats != "vector":
         return features
     if isinstance(features, tuple):
-        values, mask = features
+        values, mask = features[:2]  # what follows is for heads that eat sequences
         weight = mask.to(values.dtype).unsqueeze(-1)
         return (values * weight).sum(-2) / weight.sum(-2).clamp(min=1)
     if features.dim() == 4:

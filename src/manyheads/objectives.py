@@ -72,8 +72,7 @@ class Supervised(Objective):
                 block = matching(blocks, names, stacked)
                 keep = (1,) if stacked else ()
                 task = tasks[names[0]]
-                output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
-                target = block.target.to(output.dtype) if block.target.is_floating_point() else block.target
+                output, target = at_full_width(output, block.target)
                 total, weight = task.summed(output, target, block.known, block.weight, keep)
                 summed.append((names, total.reshape(-1), weight.reshape(-1)))
         if not summed:
@@ -113,6 +112,21 @@ class Supervised(Objective):
         if isinstance(result, Outputs):
             return result
         return Outputs([((t,), result[t], False) for t in tasks])
+
+
+def at_full_width(output: Any, target: Any) -> tuple[Any, Any]:
+    """(output, target) where errors are computed: never in halves, and numbers of one type.
+
+    Outputs and targets that are no tensors but made of such go as they are, halves aside.
+    """
+    if isinstance(output, tuple):
+        return tuple(at_full_width(part, None)[0] for part in output), target
+    if not isinstance(output, Tensor):
+        return output, target
+    output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+    if isinstance(target, Tensor) and target.is_floating_point():
+        target = target.to(output.dtype)
+    return output, target
 
 
 def label_totals(batches: Sequence[Batch]) -> dict[str, float]:
