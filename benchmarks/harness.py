@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manyheads._version import __version__
 
@@ -135,6 +136,18 @@ class Bench:
 def ratio(seconds: Mapping[str, Sequence[float]], above: str, below: str) -> float:
     """The median over rounds of seconds(above) / seconds(below): both were measured in the same minute."""
     return median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+
+def labels(x: Tensor, n_tasks: int, generator: torch.Generator | None = None) -> list[Tensor]:
+    """Per task a label (rows,), linear in the columns of x (rows, columns); of every second task only its sign, 0 or 1.
+
+    Args:
+        x: inputs.
+        n_tasks: how many.
+        generator: of the coefficients; torch's own by default.
+    """
+    y = x @ torch.randn(x.shape[1], n_tasks, generator=generator) / x.shape[1] ** 0.5
+    return [(y[:, k] > 0).float() if k % 2 else y[:, k] for k in range(n_tasks)]
 
 
 def timed(work: Callable[[], Any]) -> float:

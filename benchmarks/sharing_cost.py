@@ -36,7 +36,7 @@ from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Regression
 from manyheads.train import Training
 
-from .harness import Bench, Side, ratio, timed
+from .harness import Bench, Side, labels, ratio, timed
 
 ROWS, N_NUMERIC, WIDTH = 128 * 12, 20, 128
 SIZES, QUICK_SIZES = ((2, 128), (8, 128), (8, 32), (32, 128)), ((2, 128),)
@@ -53,13 +53,12 @@ class Data:
         self.batch = batch
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(ROWS, N_NUMERIC, generator=generator)
-        y = self.x @ torch.randn(N_NUMERIC, n_tasks, generator=generator) / N_NUMERIC**0.5
+        self.y = labels(self.x, n_tasks, generator)
         self.known = torch.rand(ROWS, n_tasks, generator=generator) > 0.2
         self.tasks: list[Task] = [
             Binary(f"task {k}", classes=(0, 1)) if k % 2 else Regression(f"task {k}", mean=0.0, sd=1.0)
             for k in range(n_tasks)
         ]
-        self.y = [(y[:, k] > 0).float() if k % 2 else y[:, k] for k in range(n_tasks)]
 
     def rows(self, places: Sequence[int]) -> dict[str, Taskset]:
         """The table with the labels of some tasks, those of one type side by side."""

@@ -50,7 +50,7 @@ from manyheads.catalog import find
 from manyheads.gramian import MODES
 from manyheads.sharing import Trace, hand
 
-from .harness import Bench, Side, ratio, timed
+from .harness import Bench, Side, labels, ratio, timed
 
 METHOD = "MGDA"
 """A method that both have, torchjd without further packages."""
@@ -146,8 +146,7 @@ class Case:
         self.net = Net(setting, hidden)
         shape = (N_NUMERIC,) if setting.width else (3, 32, 32)
         self.x = torch.randn(setting.batch, *shape)
-        y = self.x.flatten(1)[:, :N_NUMERIC] @ torch.randn(N_NUMERIC, setting.tasks) / N_NUMERIC**0.5
-        self.y = [(y[:, k] > 0).float() if k % 2 else y[:, k] for k in range(setting.tasks)]
+        self.y = labels(self.x.flatten(1)[:, :N_NUMERIC], setting.tasks)
         self.tasks = [f"task {k}" for k in range(setting.tasks)]
 
     def features(self) -> Tensor:

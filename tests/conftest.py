@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -49,6 +51,32 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield torch.float64
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def people(n):
+    """(rows of three columns, with two numbers and a click to predict from them; the generator, to go on with)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3))
+    frame = pd.DataFrame(x, columns=["x0", "x1", "x2"])
+    frame["height"] = x[:, 0] + rng.normal(size=n) / 2
+    frame["weight"] = x[:, 0] + x[:, 1] + rng.normal(size=n) / 2
+    frame["clicked"] = (x[:, 0] + rng.normal(size=n) / 2 > 0).astype(float)
+    return frame, rng
+
+
+def run(capsys, *words):
+    """What a command of the library prints as JSON."""
+    from manyheads.cli import main
+
+    assert main([*words, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import people, run
 
 import manyheads as mh
 from manyheads.balance import Balance
@@ -22,6 +22,7 @@ from manyheads.doctor import entries
 from manyheads.report import render
 from manyheads.results import History, Record, Report, TaskInfo
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 WORDS = list(index(Balance))
 NEEDED = {"fixed": "weights: {height: 2.0, clicked: 0.5}", "pcd": "primary: height", "torchjd": "method: PCGrad"}
 """Settings that a word cannot do without."""
@@ -34,28 +35,12 @@ trainer: {max_epochs: 3}
 """
 
 
-@pytest.fixture(autouse=True)
-def _there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def rows(n=120):
     """Three things to predict, all with holes."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3))
-    frame = pd.DataFrame(x, columns=["x0", "x1", "x2"])
-    frame["height"] = x[:, 0] + rng.normal(size=n) / 2
-    frame["weight"] = x[:, 0] + x[:, 1] + rng.normal(size=n) / 2
-    frame["clicked"] = (x[:, 0] + rng.normal(size=n) / 2 > 0).astype(float)
+    frame, rng = people(n)
     for name in NAMES:
         frame.loc[rng.random(n) < 0.3, name] = np.nan
     return frame
-
-
-def run(capsys, *words):
-    """What a command prints as JSON."""
-    assert main([*words, "--json"]) == 0, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def chosen(word):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import people, run
 
 import manyheads as mh
 from manyheads.catalog import index
@@ -15,6 +15,7 @@ from manyheads.cli import main
 from manyheads.results import Report
 from manyheads.sharing import Sharing
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 WORDS = list(index(Sharing))
 TASKS = """schema_version: 1
 tasks:
@@ -29,30 +30,14 @@ trainer: {max_epochs: 2}
 NAMES = {"height": "r2", "weight": "r2", "clicked": "roc_auc", "bought": "roc_auc", "kind": "accuracy"}
 
 
-@pytest.fixture(autouse=True)
-def _there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def rows(n=120):
     """Five things to predict, the labels of four of them with holes."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(n, 3))
-    frame = pd.DataFrame(x, columns=["x0", "x1", "x2"])
-    frame["height"] = x[:, 0] + rng.normal(size=n) / 2
-    frame["weight"] = x[:, 0] + x[:, 1] + rng.normal(size=n) / 2
-    frame["clicked"] = (x[:, 0] + rng.normal(size=n) / 2 > 0).astype(float)
-    frame["bought"] = frame.clicked * (x[:, 2] > 0)
+    frame, rng = people(n)
+    frame["bought"] = frame.clicked * (frame.x2 > 0)
     frame["kind"] = np.array(["u", "v", "w"])[rng.integers(0, 3, n)]
     for name in ("height", "weight", "clicked", "bought"):
         frame.loc[rng.random(n) < 0.3, name] = np.nan
     return frame
-
-
-def run(capsys, *words):
-    """What a command prints as JSON."""
-    assert main([*words, "--json"]) == 0, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def used(run):
