@@ -1,0 +1,69 @@
+"""Sentences with entities and relations, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...faults import DataError
+from . import Format
+from ._lines import parts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Conll04(Format):
+    """A JSON list of {"tokens", "tags", "relations", "orig_id"}: tags of BIO or BILOU, relations between the entities
+    of a sentence, counted from 0.
+
+    A row per sentence, with these four columns. A folder whose files are named after parts (``conll04_train.json``) is
+    one table with a column ``split``.
+
+    Reference:
+        Roth, Yih: A linear programming formulation for global inference in natural language tasks, 2004 (the corpus).
+    """
+
+    def frame(self, path: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        if path.is_file():
+            return pd.DataFrame(self._rows(path))
+        files = {file: part for file, part in parts(path).items() if file.suffix == ".json"}
+        return pd.concat([pd.DataFrame(self._rows(f)).assign(split=p) for f, p in files.items()], ignore_index=True)
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            records = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise DataError(f"`{path}{place}` should be JSON. Found: {error}.") from error
+        if not isinstance(records, list):
+            raise DataError(f"`{path}` should hold a JSON list. Found {type(records).__name__}.")
+        rows = []
+        for i, record in enumerate(records, start=1):
+            wrong = _wrong(record)
+            if wrong is not None:
+                self.refuse(f"{path}, sentence {i}", *wrong)
+                continue
+            rows.append({key: record.get(key) for key in ("tokens", "tags", "relations", "orig_id")})
+        return rows
+
+
+def _wrong(record: Any) -> tuple[str, str] | None:
+    """(what a sentence should be, what it is), None where it is well."""
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(k), list) for k in ("tokens", "tags", "relations")
+    ):
+        return "have lists of tokens, tags and relations", f"{str(record)[:60]!r}"
+    if not all(isinstance(token, str) for token in [*record["tokens"], *record["tags"]]):
+        return "have texts as tokens and tags", f"{str(record)[:60]!r}"
+    if len(record["tokens"]) != len(record["tags"]):
+        return "have a tag for each token", f"{len(record['tokens'])} tokens and {len(record['tags'])} tags"
+    n = sum(tag[0] in "BUS" for tag in record["tags"] if tag)
+    for relation in record["relations"]:
+        ends = [relation.get(k) for k in ("head", "tail")] if isinstance(relation, dict) else [None]
+        if not all(isinstance(end, int) and 0 <= end < n for end in ends) or "type" not in relation:
+            return f"have relations with a type between two of its {n} entities", f"{relation!r}"
+    return None
