@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import formulas as f
-from . import masks, spans
+from . import masks, spans, spoken
 from .catalog import hint
 from .formulas import Array, Weigh
 
@@ -224,6 +224,7 @@ _LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozen
 _CLASS = frozenset({"binary", "multiclass", "ordinal"})
 _TAGS = frozenset({"tagging", "relation"})
 _MASKS = frozenset({"segmentation"})
+_SPOKEN, _SOUND = frozenset({"transcription"}), frozenset({"reconstruction"})
 _TOO_LARGE = "An error is too large for a floating-point number."
 _VARIED = "At least two different labels are needed."
 _BOTH = "Labels of both classes are needed."
@@ -273,6 +274,9 @@ METRICS: dict[str, Metric] = {
                "There is no relation, neither labelled nor predicted.", spans.relation_f1, constant=0),
         Metric("mean_iou", True, 1, "value", _MASKS, "No pixel has a label.", masks.mean_iou, constant=0),
         Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy, constant=0),
+        Metric("word_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.word_errors, constant=1),
+        Metric("char_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.char_errors, constant=1),
+        Metric("si_sdr_gain", True, spoken.MOST, "value", _SOUND, "All that was heard is clean.", spoken.gain, constant=0),
     )
 }  # fmt: skip
 

@@ -81,9 +81,9 @@ def beam(log_probabilities: Array, width: int) -> list[int]:
             for unit in units:
                 again = bool(prefix) and unit == prefix[-1]
                 add((*prefix, unit), False, (blank if again else either) + float(frame[unit]))
-        ranked = sorted(found.items(), key=lambda item: -float(np.logaddexp(*item[1])))
+        ranked = sorted(found.items(), key=lambda item: -float(np.logaddexp(item[1][0], item[1][1])))
         kept = {prefix: (entry[0], entry[1]) for prefix, entry in ranked[:width]}
-    return list(max(kept, key=lambda prefix: float(np.logaddexp(*kept[prefix]))))
+    return list(max(kept.items(), key=lambda item: float(np.logaddexp(item[1][0], item[1][1])))[0])
 
 
 # -- metrics
