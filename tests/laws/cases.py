@@ -48,6 +48,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "multilabel": [{"target": ("l1", "l2", "l3")}],
     },
     Encoder: {
+        "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
         "tabular": [
             {"d_hidden": 8, "linear_path": True},
             {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},

@@ -179,7 +179,7 @@ class Tabular(Encoder):
         first = Named(entrances) if len(entrances) > 1 else next(iter(entrances.values()))
         d_path = width if linear_path and n_layers else 0
         blocks = [
-            _First(width, d_hidden, d_path, activation, dropout)
+            First(width, d_hidden, d_path, activation, dropout)
             if i == 0
             else Block(d_hidden, d_hidden, d_path, activation, dropout, residual)
             for i in range(n_layers)
@@ -188,7 +188,7 @@ class Tabular(Encoder):
         self.widths = [width, *[d_hidden + d_path] * n_layers]
 
 
-class _First(Block):
+class First(Block):
     """The first hidden stage: its input x is also the linear path."""
 
     def __init__(self, d_in: int, d_hidden: int, d_path: int, activation: str, dropout: float) -> None:
