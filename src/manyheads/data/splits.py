@@ -132,7 +132,10 @@ def equal_rows(frame: pd.DataFrame, features: Sequence[str], parts: np.ndarray) 
     """How many rows outside train have exactly the features of a row inside: what they measure is partly memory."""
     import pandas as pd
 
-    keys = pd.util.hash_pandas_object(frame[list(features)], index=False).to_numpy()
+    read = frame[list(features)]
+    lists = [c for c in read if read[c].dtype == object and read[c].map(lambda cell: isinstance(cell, list)).any()]
+    read = read.assign(**{c: read[c].map(repr) for c in lists})
+    keys = pd.util.hash_pandas_object(read, index=False).to_numpy()
     train = parts == "train"
     return int(np.isin(keys[~train], keys[train]).sum())
 
