@@ -78,7 +78,7 @@ def test_overrides_reach_odd_names_and_the_settings_of_a_word(write):
     spec = config.load([path], [*overrides, "optim.balance.weights={a.b: 3}"])
     assert spec.tasks["a.b"]["weight"] == 2
     assert spec.tasks["x=1"]["loss"] == "huber"
-    assert (spec.model.encoder.name, spec.model.encoder.settings) == ("tabular", {"d_hidden": 64})
+    assert (spec.model.encoder.name, spec.model.encoder.settings) == ("auto", {"d_hidden": 64})
     assert spec.optim.balance.settings == {"weights": {"a.b": 3}}
 
 

@@ -27,7 +27,7 @@ from .members import Members, folds
 from .objectives import Objective
 from .penalties import Penalty
 from .results import TaskInfo
-from .spec import Part, RunSpec, SplitSpec, build_model
+from .spec import Part, RunSpec, SplitSpec, build_model, settled
 from .tasks import Task
 from .train import Training
 
@@ -204,10 +204,11 @@ def make_training(
     train = {table: rows.only(names) for table, rows in train.items()}
     train = {table: rows for table, rows in train.items() if len(rows) and rows.blocks}
     valid = {table: rows.only(names) for table, rows in valid.items() if table in train}
-    n = spec.model.members
+    layouts = {table: layouts[table] for table in layouts if table in train}
+    spec = spec.model_copy(update={"model": settled(spec.model, layouts)})
+    n = int(spec.model.members)
     parts = [(None, valid)] * n if any(map(len, valid.values())) else _held_out(spec, train, n, seed)
     one = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
-    layouts = {table: layouts[table] for table in layouts if table in train}
     runs = [
         _one(one, layouts, tasks, train, within, held, seed if m == 0 else seed_of(seed, "member", m))
         for m, (within, held) in enumerate(parts)

@@ -338,7 +338,7 @@ def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, floa
         "epochs at most": spec.trainer.max_epochs,
         "batch size": _lead(joint[0]).sampler.batch_size,
         "patience": spec.trainer.patience,
-        "members": spec.model.members,
+        "members": len(joint[0].runs) if isinstance(joint[0], Members) else 1,
         "tuning trials": 0,
         "updates of the joint model (mean)": round(float(np.mean([_updates(t) for t in joint])), 1),
         "updates of all single-task models (mean)": round(

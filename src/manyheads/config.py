@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 WORDS: dict[tuple[str, ...], str | None] = {
-    ("model", "encoder"): "tabular",
+    ("model", "encoder"): "auto",
     ("model", "sharing"): "hard",
     ("optim", "optimizer"): "AdamW",
     ("optim", "balance"): "equal",

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .catalog import hint
-from .spec import Part, RunSpec
+from .spec import AUTO, Part, RunSpec
 
 FOREIGN = {
     "epochs": "trainer.max_epochs",
@@ -288,13 +288,14 @@ def of_words(spec: RunSpec) -> list[str]:
 
 
 def _word(path: str, contract: type, part: Part, first: int) -> list[str]:
-    from .catalog import find, settings
+    from .catalog import find, index, settings
 
+    auto = path == "model.encoder" and part.name.lower() == AUTO  # any encoder's settings may turn out to be right
     try:
-        cls: type = find(contract, part.name)
+        classes: list[type] = [find(contract, word) for word in (index(contract) if auto else [part.name])]
     except (ValueError, ImportError, AttributeError) as error:
         return [f"`{path}` should name a {contract.__name__.lower()}. {error}"]
-    known = list(settings(cls))[first:]
+    known = list(dict.fromkeys(key for cls in classes for key in list(settings(cls))[first:]))
     return [
         f"`{path}.{key}` should not be there: `{part.name}` has no setting `{key}`. "
         + (hint(key, known) if known else "It has none.")

@@ -102,11 +102,13 @@ class FeaturesSpec(Section):
 class ModelSpec(Section):
     """What is read and what is shared."""
 
-    encoder: Word = Part(name="tabular")
+    encoder: Word = Part(name="auto")
+    """auto: `tabular` where all inputs are numbers and categories, the encoder of its kind where every row has one rich
+    input and nothing else (a text, a picture), `fused` where several kinds lie side by side."""
     sharing: Word = Part(name="hard")
-    members: int = Field(default=8, ge=1)
+    members: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Nets that are trained side by side and averaged; each holds out its own fold of the training rows for early
-    stopping, where there is no validation part."""
+    stopping, where there is no validation part. auto: 8 where the encoder is `tabular` or `linear`, else 1."""
 
 
 class SchedulerSpec(Section):
@@ -205,6 +207,47 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+AUTO = "auto"
+MEMBERS = 8
+"""Of a model of tables, where nobody says."""
+
+
+def settled(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
+    """The same with every ``auto`` decided.
+
+    Args:
+        layouts: table -> what its inputs look like.
+
+    Raises:
+        ConfigError: no encoder reads an input of this kind.
+    """
+    encoder = spec.encoder
+    if encoder.name.lower() == AUTO:
+        encoder = Part.of({**encoder.settings, "name": _encoder_of(layouts)})
+    members = spec.members
+    if members == AUTO:
+        members = MEMBERS if encoder.name.lower() in ("tabular", "linear") else 1
+    return spec.model_copy(update={"encoder": encoder, "members": members})
+
+
+def _encoder_of(layouts: Mapping[str, Any]) -> str:
+    from .catalog import index
+    from .encoders import Encoder
+    from .faults import ConfigError
+
+    words = index(Encoder)
+    rich = {table: [key.partition(":")[0] for key in layout if ":" in key] for table, layout in layouts.items()}
+    kinds = sorted({kind for found in rich.values() for kind in found})
+    for kind in kinds:
+        if kind not in words:
+            raise ConfigError(f"`model.encoder` should name what reads inputs of the kind {kind}. Found `auto`.")
+    if not kinds:
+        return "tabular"
+    plain = any(layout.get("numeric") or layout.get("categorical") for layout in layouts.values())
+    alone = len(kinds) == 1 and all(len(found) == 1 for found in rich.values()) and not plain
+    return kinds[0] if alone else "fused"
+
+
 def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Task], seed: int = 0) -> AnyModel:
     """The model that a config describes.
 
@@ -215,6 +258,7 @@ def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Tas
     Raises:
         ConfigError: an unknown word or setting.
     """
+    spec = settled(spec, layouts)
     from .catalog import make
     from .encoders import Encoder
     from .model import Ensemble, Model
@@ -227,4 +271,5 @@ def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Tas
         sharing = make(Sharing, spec.sharing.name, spec.sharing.settings, encoder, tasks)  # type: ignore[type-abstract]
         return Model(sharing, tasks, seed)
 
+    assert isinstance(spec.members, int)
     return one(seed) if spec.members == 1 else Ensemble.of(one, spec.members, seed)
