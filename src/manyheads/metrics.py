@@ -276,7 +276,7 @@ METRICS: dict[str, Metric] = {
         Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy, constant=0),
         Metric("word_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.word_errors, constant=1),
         Metric("char_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.char_errors, constant=1),
-        Metric("si_sdr_gain", True, spoken.MOST, "value", _SOUND, "All that was heard is clean.", spoken.gain, constant=0),
+        Metric("si_sdr_gain", True, spoken.MOST, "value", _SOUND, "All heard is clean.", spoken.gain, constant=0),
     )
 }  # fmt: skip
 
