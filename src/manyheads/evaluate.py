@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from . import metrics
 from .data import Taskset
 from .metrics import Predicted
 from .model import Outputs
-from .ragged import joined
+from .ragged import Ragged, joined
 from .results import Score, Scores
 from .sharing import Trace
 from .tasks import Task
@@ -74,19 +75,36 @@ class Seen:
         return {task: {k: total / n for k, (total, n) in own.items()} for task, own in self._sums.items()}
 
 
+MOST_ROWS, MOST_NUMBERS = 4096, 2**21
+"""Rows that pass a model at a time, and the numbers of a picture, a text or a recording that they may have together:
+what a net makes of those is many times as large."""
+
+
+def at_a_time(taskset: Taskset) -> int:
+    """How many rows may pass a model at a time."""
+    widest = 1
+    for kind, values in taskset.inputs.items():
+        if kind in ("numeric", "categorical") or not len(values):
+            continue
+        longest = int(values.lengths.max()) if isinstance(values, Ragged) else 1
+        shape = getattr(values.values if isinstance(values, Ragged) else values, "shape", (1,))
+        widest = max(widest, longest * math.prod(shape[1:]))
+    return max(min(MOST_ROWS, MOST_NUMBERS // widest), 1)
+
+
 @torch.no_grad()
 def run(
     model: nn.Module,
     taskset: Taskset,
     tasks: Sequence[str] | None = None,
     table: str | None = None,
-    rows: int = 4096,
+    rows: int | None = None,
     seen: Seen | None = None,
 ) -> dict[str, Any]:
     """Outputs of these tasks for all rows of a table, as `Task.rows` keeps them, in evaluation mode, batch by batch.
 
     Args:
-        rows: rows at a time.
+        rows: rows at a time; by default as many as `at_a_time` says.
         seen: takes in what the sharing scheme wants to be seen.
     """
     training = model.training
@@ -95,6 +113,7 @@ def run(
     wanted = tuple(described or ()) if tasks is None else tuple(tasks)
     parts: dict[str, list[Any]] = {t: [] for t in wanted}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rows = at_a_time(taskset) if rows is None else rows
     try:
         for start in range(0, len(taskset), rows):
             index = torch.arange(start, min(start + rows, len(taskset)))

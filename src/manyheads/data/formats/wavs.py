@@ -236,7 +236,7 @@ class _Strings:
         answer: list[list[int]] = []
         kinds = table.groupby(["split", self.by], sort=True).indices
         for key, own in kinds.items():
-            part, who = key  # type: ignore[misc]
+            part, who = map(str, key)  # type: ignore[call-overload]
             for turn in range(self.passes.get(part, 1)):
                 rng = np.random.default_rng(seed_of(self.seed, "strings", part, who, turn))
                 left = rng.permutation(own).tolist()
