@@ -25,8 +25,11 @@ from manyheads.encoders import Encoder
 from manyheads.model import Model
 from manyheads.objectives import Objective
 from manyheads.penalties import Penalty
+from manyheads.ragged import Ragged, objects
 from manyheads.sharing import Sharing
+from manyheads.spans import spans
 from manyheads.tasks import Task
+from manyheads.tasks.relation import RANK, WIDTH
 
 GIVEN: dict[type, tuple[str, ...]] = {
     Task: ("name",),
@@ -46,12 +49,18 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "binary": [{}, {"class_weight": "balanced"}, {"threshold": "f1"}],
         "multiclass": [{}, {"class_weight": "balanced"}],
         "multilabel": [{"target": ("l1", "l2", "l3")}],
+        "tagging": [{}, {"scheme": "none"}],
+        "relation": [{"target": ("tags", "links")}],
     },
     Encoder: {
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
         "tabular": [
             {"d_hidden": 8, "linear_path": True},
             {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},
+        ],
+        "text": [
+            {"d_word": 4, "d_parts": 3, "d_case": 2, "d_hidden": 8},
+            {"d_word": 6, "d_parts": 0, "d_hidden": 8, "n_layers": 2, "cell": "attention", "n_heads": 2},
         ],
     },
     Sharing: {
@@ -137,11 +146,16 @@ def _some_missing(values: np.ndarray, rng: np.random.Generator, share: float) ->
 
 @dataclass(frozen=True)
 class Kind:
-    """A task type: labels to learn from, and the output that says the truth."""
+    """A task type: labels to learn from, and the output that says the truth.
+
+    Where a label is of any length or shape, `output` gives a random output (lead..., rows, ...) for a target, the laws
+    are those of `test_tasks_of_rows.py`, and `units` is not asked for.
+    """
 
     labels: Callable[[np.random.Generator, int], np.ndarray]
-    perfect: Callable[[Task, torch.Tensor], torch.Tensor]
-    units: Callable[[Task], int]
+    perfect: Callable[[Any, Any], Any]
+    units: Callable[[Task], int] = lambda task: 0
+    output: Callable[..., Any] | None = None
 
 
 def _one_hot(task: Any, target: torch.Tensor) -> torch.Tensor:
@@ -150,6 +164,56 @@ def _one_hot(task: Any, target: torch.Tensor) -> torch.Tensor:
 
 def _signs(task: Task, target: torch.Tensor) -> torch.Tensor:
     return (target * 2 - 1) * 60
+
+
+def _tags(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Sentences of one to six tokens; some have two names, the first of two tokens."""
+    two = ["B-PER", "I-PER", "O", "B-LOC"]
+    return objects([[*two, *["O"] * int(k - 4)] if k >= 4 else ["O"] * int(k) for k in rng.integers(1, 7, n)])
+
+
+def _linked(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Such sentences, and what their names have to do with one another."""
+    tags = _tags(rng, n)
+    links = [[{"head": 0, "tail": 1, "type": "lives"}] if len(row) == 4 else [] for row in tags]
+    links = [
+        [*own, {"head": 1, "tail": 0, "type": "holds"}] if len(row) > 3 else []
+        for own, row in zip(links, tags, strict=True)
+    ]
+    return np.stack([tags, objects(links)], axis=1)
+
+
+def _tokens(target: Ragged) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tags, -1 where there is no token, and the mask, of an encoded label."""
+    if target.values.dim() == 2:  # relations come after the tags
+        target = Ragged.of([row[row[:, 1] < 0, 0] for row in target], like=target.values[:, 0])
+    return target.padded(-1)
+
+
+def _random_scores(task: Any, target: Ragged, *lead: int) -> torch.Tensor:
+    tags, mask = _tokens(target)
+    units = task.head([2])((torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))).shape[-1]
+    scores = torch.randn(*lead, *tags.shape, units)
+    scores[..., 0] = mask.to(scores.dtype)
+    return scores
+
+
+def _true_scores(task: Any, target: Ragged) -> torch.Tensor:
+    tags, mask = _tokens(target)
+    output = torch.zeros_like(_random_scores(task, target))
+    n = len(task.tags)
+    output[..., 0] = mask
+    output[..., 1 : 1 + n] = torch.nn.functional.one_hot(tags.clamp(min=0), n) * 60.0
+    if task.kind == "relation":  # each place is a factor of its own as a head; a tail answers to the right ones
+        for i, row in enumerate(target):
+            own = output[i, :, 1 + n :].view(-1, len(task.types), WIDTH)
+            found = spans(task.names(row[row[:, 1] < 0, 0].tolist()))
+            own[:, :, [2 * RANK, 2 * RANK + 1]] = -30.0
+            for h, (start, stop, _) in enumerate(found):
+                own[start:stop, :, h] = 60.0
+            for h, t, kind in row[row[:, 1] >= 0].tolist():
+                own[found[t][0] : found[t][1], kind, RANK + h] = 60.0
+    return output
 
 
 KINDS: dict[str, Kind] = {
@@ -164,6 +228,8 @@ KINDS: dict[str, Kind] = {
     ),
     "multilabel": Kind(lambda rng, n: rng.integers(0, 2, (n, 3)), _signs, lambda t: 3),
     "regression": Kind(lambda rng, n: rng.gamma(2.0, 30.0, n), lambda t, y: y.unsqueeze(-1), lambda t: 1),
+    "tagging": Kind(_tags, _true_scores, output=_random_scores),
+    "relation": Kind(_linked, _true_scores, output=_random_scores),
     "count": Kind(lambda rng, n: rng.poisson(3.0, n), lambda t, y: y.clamp(min=1e-30).log().unsqueeze(-1), lambda t: 1),
 }
 
@@ -195,19 +261,35 @@ BINS = [[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0], [0.0, 1.0]]
 
 def layout_of(word: str, table: int = 0) -> dict[str, Any]:
     """What one table looks like to an encoder; a second table has other columns."""
+    if word == "text":
+        own = {"words": 9 + table, "cases": 4, "buckets": 11 + table, "parts": 3}
+        return {"numeric": 0, "categorical": [], "bins": [], "text:review": own} | (
+            {"text:title": own} if table else {}
+        )
     if table:
         return {"numeric": 2, "categorical": [3], "bins": BINS[:2]}
     return {"numeric": 3, "categorical": [4, 20], "bins": BINS}
 
 
-def inputs_of(layout: Mapping[str, Any], n: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+def _words(layout: Mapping[str, int], n: int, g: torch.Generator) -> Ragged:
+    lengths = torch.randint(1, 6, (n,), generator=g)
+    tops = [layout["words"], layout["cases"], *[layout["buckets"]] * layout["parts"]]
+    return Ragged(torch.stack([torch.randint(1, k, (int(lengths.sum()),), generator=g) for k in tops], 1), lengths)
+
+
+OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {"text": _words}
+"""A kind of column beside numbers and categories -> random rows for its layout."""
+
+
+def inputs_of(layout: Mapping[str, Any], n: int = 12, seed: int = 0) -> dict[str, Any]:
     """Rows for a layout."""
     g = torch.Generator().manual_seed(seed)
-    codes = [torch.randint(0, c, (n,), generator=g) for c in layout["categorical"]]
+    codes = [torch.randint(0, c, (n,), generator=g) for c in layout["categorical"]] or [torch.empty(n, 0).long()]
+    others = {k: OTHER_INPUTS[k.partition(":")[0]](v, n, g) for k, v in layout.items() if ":" in k}
     return {
         "numeric": torch.randn(n, layout["numeric"], generator=g, dtype=torch.get_default_dtype()),
-        "categorical": torch.stack(codes, 1),
-    }
+        "categorical": torch.stack(codes, 1) if layout["categorical"] else codes[0],
+    } | others
 
 
 # -- a small world: tasks of three types, rows with missing labels

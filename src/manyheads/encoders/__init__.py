@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import nn
 
@@ -24,6 +24,9 @@ class Encoder(nn.Module, ABC):
 
     Args of every encoder: `layouts` {table: layout}, then its own settings by keyword.
     """
+
+    alone: ClassVar[str] = ""
+    """Why several members of it cannot be run as one model, in words; empty where they can."""
 
     stages: nn.ModuleList
     widths: list[int]
