@@ -16,7 +16,7 @@ from manyheads.catalog import find
 from manyheads.faults import ConfigError, DataError
 from manyheads.tasks import Task
 
-TASKS = [c for c in catalogue(Task) if KINDS[c.word].output is None]
+TASKS = [c for c in catalogue(Task) if c.word in KINDS and KINDS[c.word].output is None]
 KIND_OF = {"regression": "regression", "binary": "binary"}
 
 
