@@ -50,9 +50,14 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "multiclass": [{}, {"class_weight": "balanced"}],
         "multilabel": [{"target": ("l1", "l2", "l3")}],
         "tagging": [{}, {"scheme": "none"}],
+        "segmentation": [
+            {"size": (6, 8)},
+            {"size": (6, 8), "loss": "log_loss+dice", "values": {0: "no", 1: "a", 2: "b"}},
+        ],
         "relation": [{"target": ("tags", "links")}],
     },
     Encoder: {
+        "image": [{"width": 8}, {"width": 4, "depth": 2, "detail": 2, "norm": "layer"}],
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
         "tabular": [
             {"d_hidden": 8, "linear_path": True},
@@ -216,7 +221,20 @@ def _true_scores(task: Any, target: Ragged) -> torch.Tensor:
     return output
 
 
+def _masks(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Small masks of three classes; some pixels say nothing."""
+    return objects([rng.choice(np.array([0, 1, 2, 255], np.uint8), (6, 8)) for _ in range(n)])
+
+
+def _true_masks(task: Any, target: torch.Tensor) -> torch.Tensor:
+    known = target.long() % 255
+    return torch.nn.functional.one_hot(known, len(task.names)).movedim(-1, 1) * 60.0
+
+
 KINDS: dict[str, Kind] = {
+    "segmentation": Kind(
+        _masks, _true_masks, output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.names), *y.shape[1:])
+    ),
     "binary": Kind(lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1),
     "multiclass": Kind(
         lambda rng, n: np.array(["red", "green", "blue"])[rng.integers(0, 3, n)], _one_hot, lambda t: len(t.classes)
@@ -261,6 +279,10 @@ BINS = [[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0], [0.0, 1.0]]
 
 def layout_of(word: str, table: int = 0) -> dict[str, Any]:
     """What one table looks like to an encoder; a second table has other columns."""
+    if word == "image":
+        own = {"channels": 1 if table else 3, "size": [16, 32], "mean": [100.0] * 3, "sd": [60.0] * 3}
+        own |= {"mean": own["mean"][:1], "sd": own["sd"][:1]} if table else {}
+        return {"numeric": 0, "categorical": [], "bins": [], "image:photo": own}
     if word == "text":
         own = {"words": 9 + table, "cases": 4, "buckets": 11 + table, "parts": 3}
         return {"numeric": 0, "categorical": [], "bins": [], "text:review": own} | (
@@ -277,7 +299,11 @@ def _words(layout: Mapping[str, int], n: int, g: torch.Generator) -> Ragged:
     return Ragged(torch.stack([torch.randint(1, k, (int(lengths.sum()),), generator=g) for k in tops], 1), lengths)
 
 
-OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {"text": _words}
+def _pictures(layout: Mapping[str, Any], n: int, g: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 256, (n, layout["channels"], *layout["size"]), generator=g, dtype=torch.uint8)
+
+
+OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {"image": _pictures, "text": _words}
 """A kind of column beside numbers and categories -> random rows for its layout."""
 
 

@@ -70,7 +70,7 @@ def test_rows_do_not_see_each_other(case):
     together = _each(_run(encoder, x)[-1])
     for i in range(10):
         (alone,) = _each(_run(encoder, {k: v[i : i + 1] for k, v in x.items()})[-1])
-        assert torch.allclose(together[i], alone, atol=1e-6)
+        assert torch.allclose(together[i], alone, atol=1e-5)
 
 
 def test_every_input_matters(case):
@@ -109,7 +109,7 @@ def test_vmap_over_members(case):
     whole = [Whole(m) for m in members]
     state = stack_module_state(whole)
     together = vmap(lambda p, b: functional_call(whole[0], (p, b), (x,)))(*state)
-    assert torch.allclose(together, torch.stack([w(x) for w in whole]), atol=1e-6)
+    assert torch.allclose(together, torch.stack([w(x) for w in whole]), atol=1e-5)
 
 
 def test_training_dropout_and_evaluation(case):
