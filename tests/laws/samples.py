@@ -6,6 +6,7 @@ A new format brings a function here, under its word in `SAMPLES`; `test_formats.
 from __future__ import annotations
 
 import csv
+import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,10 +138,66 @@ def diabetes130(folder: Path) -> Sample:
     return Sample(path, 4, ("diagnosis", "symptoms", "readmitted_30", "a1c_high", "insulin"), damage, 3)
 
 
+def conll(folder: Path) -> Sample:
+    """Two sentences; a joined word and one that is not there are lines of their own."""
+    text = "# sent_id = a\n1\tIt\tPRON\n2-3\tisn't\t_\n2\tis\tAUX\n3\tn't\tPART\n3.1\tso\t_\n\n"
+    text += "# sent_id = b\n1\tGo\tVERB\n"
+    path = folder / "bank.conll"
+    path.write_text(text, encoding="utf-8")
+    settings = {"columns": ["id", "tokens", "upos"]}
+    return Sample(path, 2, ("sent_id", "tokens", "upos"), lambda: spoil(path, 4, "\tAUX", ""), 1, settings)
+
+
+def conll04(folder: Path) -> Sample:
+    """Two sentences with names, one with a relation."""
+    sentences: list[dict[str, Any]] = [
+        {"tokens": ["Ann", "in", "Rome"], "tags": ["U-Peop", "O", "U-Loc"], "orig_id": 1,
+         "relations": [{"head": 0, "tail": 1, "type": "Live_In"}]},
+        {"tokens": ["Rome"], "tags": ["U-Loc"], "relations": [], "orig_id": 2},
+    ]  # fmt: skip
+    path = folder / "news.json"
+    path.write_text(json.dumps(sentences), encoding="utf-8")
+
+    def damage() -> Sequence[str]:
+        sentences[0]["relations"][0]["tail"] = 2
+        path.write_text(json.dumps(sentences), encoding="utf-8")
+        return "news.json", "sentence 1", "2 entities"
+
+    return Sample(path, 2, ("tokens", "tags", "relations", "orig_id"), damage, 1)
+
+
+def slots(folder: Path) -> Sample:
+    """Three commands in three parts."""
+    for part, words, tags in (("train", "play abba\nrain", "O B-artist\nO"), ("dev", "go", "O"), ("test", "stop", "O")):
+        lines(folder / "shop" / part / "seq.in", words)
+        lines(folder / "shop" / part / "seq.out", tags)
+        lines(folder / "shop" / part / "label", "Do\nDo" if part == "train" else "Do")
+    damaged = folder / "shop" / "train" / "seq.out"
+    return Sample(
+        folder / "shop", 4, ("tokens", "slots", "intent", "split"), lambda: spoil(damaged, 1, "O B-artist", "O"), 3
+    )
+
+
+def sentences(folder: Path) -> Sample:
+    """Reviews with a stray quote, a tab and a separator that is no end of a line."""
+    path = folder / "reviews.txt"
+    path.write_bytes('review\tgood\n"Bad\t0\nA\tfine film\t1\nOh \u0085 no\t0\nYes\t1\n'.encode())
+
+    def damage() -> Sequence[str]:
+        path.write_bytes(path.read_bytes().replace(b"Bad\t0", b"Bad 0"))
+        return "reviews.txt", "line 2"
+
+    return Sample(path, 4, ("text", "label"), damage, 3)
+
+
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
+    "conll": conll,
+    "conll04": conll04,
     "derived": derived,
     "diabetes130": diabetes130,
     "mimic": mimic,
     "movielens": movielens,
+    "sentences": sentences,
+    "slots": slots,
 }
 """The word of a format -> what writes its sample into a folder."""

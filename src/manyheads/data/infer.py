@@ -70,7 +70,7 @@ def _guess(series: pd.Series, name: str) -> str | None:
     if seen not in ("string", "categorical", "mixed-integer"):
         _warn(
             f"Feature `{name}` should hold numbers, texts or dates. Found {type(known.iloc[0]).__name__}; "
-            "it is dropped."
+            "it is dropped (declare it `text` if it holds the words of a sentence)."
         )
         return None
     texts = known.astype(str)
@@ -83,7 +83,7 @@ def _guess(series: pd.Series, name: str) -> str | None:
         _warn(
             f"Feature `{name}` should repeat its values to be a category. Found {distinct} distinct texts in "
             f"{len(texts)} rows; it is dropped (list it under `drop` or as an id to silence this, or declare it "
-            "categorical)."
+            "categorical, or `text` with the encoder `text` if it is to be read)."
         )
         return None
     return "categorical"
