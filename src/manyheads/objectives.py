@@ -129,14 +129,20 @@ def at_full_width(output: Any, target: Any) -> tuple[Any, Any]:
     return output, target
 
 
-def label_totals(batches: Sequence[Batch]) -> dict[str, float]:
-    """Per task the summed label weight of several batches: the divisor of a step that is done in parts."""
+def label_totals(batches: Sequence[Batch], tasks: Mapping[str, Task] | None = None) -> dict[str, float]:
+    """Per task the summed label weight of several batches: the divisor of a step that is done in parts.
+
+    Args:
+        tasks: by name; they know how many labels a row has.
+    """
     totals: dict[str, float] = {}
     for batch in batches:
         for part in batch.values():
             for task in part.tasks:
-                _, known, weight = part.labels(task)
-                count = float(known.sum() if weight is None else (known * weight).sum())
+                target, known, weight = part.labels(task)
+                each = known if weight is None else known * weight
+                sizes = None if tasks is None else tasks[task].sizes(target)
+                count = float((each if sizes is None else each * sizes).sum())
                 if count > 0:
                     totals[task] = totals.get(task, 0.0) + count
     return totals

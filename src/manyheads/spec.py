@@ -103,8 +103,8 @@ class ModelSpec(Section):
     """What is read and what is shared."""
 
     encoder: Word = Part(name="auto")
-    """auto: `tabular` where all inputs are numbers and categories, the encoder of its kind where every row has one rich
-    input and nothing else (a text, a picture), `fused` where several kinds lie side by side."""
+    """auto: `tabular` where all inputs are numbers and categories, the encoder of the one rich kind where it reads all
+    there is (a picture; a text, with numbers or without), `fused` where several kinds lie side by side."""
     sharing: Word = Part(name="hard")
     members: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Nets that are trained side by side and averaged; each holds out its own fold of the training rows for early
@@ -231,21 +231,19 @@ def settled(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
 
 
 def _encoder_of(layouts: Mapping[str, Any]) -> str:
-    from .catalog import index
+    from .catalog import find, index
     from .encoders import Encoder
     from .faults import ConfigError
 
     words = index(Encoder)
-    rich = {table: [key.partition(":")[0] for key in layout if ":" in key] for table, layout in layouts.items()}
-    kinds = sorted({kind for found in rich.values() for kind in found})
+    kinds = sorted({key.partition(":")[0] for layout in layouts.values() for key in layout if ":" in key})
     for kind in kinds:
         if kind not in words:
             raise ConfigError(f"`model.encoder` should name what reads inputs of the kind {kind}. Found `auto`.")
     if not kinds:
         return "tabular"
-    plain = any(layout.get("numeric") or layout.get("categorical") for layout in layouts.values())
-    alone = len(kinds) == 1 and all(len(found) == 1 for found in rich.values()) and not plain
-    return kinds[0] if alone else "fused"
+    one = len(kinds) == 1 and all(map(find(Encoder, kinds[0]).covers, layouts.values()))
+    return kinds[0] if one else "fused"
 
 
 def build_model(spec: ModelSpec, layouts: Mapping[str, Any], tasks: Sequence[Task], seed: int = 0) -> AnyModel:

@@ -171,7 +171,7 @@ class Training:
 
     def _step(self, draws: Sequence[Draw]) -> None:
         batches = [self._batch(draw) for draw in draws]
-        totals = label_totals(batches) if len(batches) > 1 else None
+        totals = label_totals(batches, self.tasks) if len(batches) > 1 else None
         self.optimizer.zero_grad(set_to_none=True)
         moved = False
         dropped = sum(self.balance.dropped.values())

@@ -58,6 +58,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
     },
     Encoder: {
         "image": [{"width": 8}, {"width": 4, "depth": 2, "detail": 2, "norm": "layer"}],
+        "fused": [{"d_hidden": 8, "d_part": 5, "parts": {"image": {"width": 4}}}],
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
         "tabular": [
             {"d_hidden": 8, "linear_path": True},
@@ -279,6 +280,9 @@ BINS = [[-1.0, 0.0, 1.0], [-2.0, 0.5, 2.0], [0.0, 1.0]]
 
 def layout_of(word: str, table: int = 0) -> dict[str, Any]:
     """What one table looks like to an encoder; a second table has other columns."""
+    if word == "fused":
+        other = {"numeric": 1 + table, "categorical": [] if table else [3], "bins": BINS[: 1 + table]}
+        return layout_of("image", table) | other
     if word == "image":
         own = {"channels": 1 if table else 3, "size": [16, 32], "mean": [100.0] * 3, "sd": [60.0] * 3}
         own |= {"mean": own["mean"][:1], "sd": own["sd"][:1]} if table else {}

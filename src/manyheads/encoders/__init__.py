@@ -32,6 +32,11 @@ class Encoder(nn.Module, ABC):
     widths: list[int]
     """The width d after each stage."""
 
+    @classmethod
+    def covers(cls, layout: Layout) -> bool:
+        """Whether it reads all there is in a table, so that ``auto`` may choose it: one rich column, no other."""
+        return sum(":" in key for key in layout) == 1 and not (layout.get("numeric") or layout.get("categorical"))
+
     @final
     def path(self, table: str | None = None) -> list[nn.Module]:
         """The stages that rows of this table pass, in order."""

@@ -184,6 +184,10 @@ class Text(Encoder):
 
     alone: ClassVar[str] = "words are packed by the length of each row"
 
+    @classmethod
+    def covers(cls, layout: Layout) -> bool:
+        return all(key.startswith("text:") for key in layout if ":" in key)
+
     def __init__(
         self,
         layouts: Mapping[str, Layout],
