@@ -72,7 +72,7 @@ def as_int16(samples: np.ndarray) -> np.ndarray:
     if samples.ndim not in (1, 2) or kind not in "iuf":
         raise ValueError(f"an array of shape {samples.shape} and type {samples.dtype}")
     if kind == "i" and size == 2 and samples.ndim == 1:
-        return np.ascontiguousarray(samples)
+        return np.require(samples, np.int16, ["C", "W"])
     if kind == "f":
         if not np.isfinite(samples).all():
             raise ValueError("a sample that is not a finite number")
@@ -204,7 +204,7 @@ def mel_filters(bands: int, bins: int, rate: int, low: float = 20.0, high: float
     f = torch.linspace(0, rate / 2, bins, dtype=torch.float64).unsqueeze(1)
     rising = (f - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - f) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0).float()
+    return torch.minimum(rising, falling).clamp(min=0).to(torch.get_default_dtype())
 
 
 def _mel(frequency: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Transcription(Task):
 
     def encode(self, labels: pd.DataFrame) -> tuple[Ragged, Tensor]:
         series = column(labels, self)
-        known = series.notna().to_numpy()
+        known = series.notna().to_numpy(copy=True)
         place = {unit: i for i, unit in enumerate(self.vocabulary, 1)}
         strange = len(place) + 1
         rows = [
@@ -98,11 +99,11 @@ class Transcription(Task):
             raise ConfigError(f"Task `{self.name}`: a head for texts cannot see other tasks. Found `sees`; remove it.")
         return _Frames(sum(widths), len(self.vocabulary) + 2)
 
-    def errors(self, output: tuple[Tensor, Tensor], target: Ragged) -> Tensor:
-        logits, mask = output
+    def errors(self, output: Tensor, target: Ragged) -> Tensor:
+        logits, mask = _taken_apart(output)
         lead = logits.shape[:-2]
-        copies = max(int(np.prod(lead[:-1])), 1)
-        frames = mask.expand(*lead, -1).sum(-1).flatten()
+        copies = math.prod(lead[:-1])
+        frames = mask.sum(-1).flatten()
         labels, _ = target.padded()
         labels, lengths = labels.repeat(copies, 1), target.lengths.repeat(copies)
         self._tell_too_long(labels, lengths, frames)
@@ -121,19 +122,17 @@ class Transcription(Task):
         """Units of each row, at least 1."""
         return target.lengths.clamp(min=1)
 
-    def blanked(self, output: tuple[Tensor, Tensor], known: Tensor) -> tuple[Tensor, Tensor]:
-        logits, mask = output
-        return logits.masked_fill(~known[..., None, None], 0.0), mask
+    def blanked(self, output: Tensor, known: Tensor) -> Tensor:
+        return output.masked_fill(~known[..., None, None], 0.0)
 
-    def ensemble(self, outputs: Any) -> Any:
-        logits, mask = outputs
-        return logits.log_softmax(-1).logsumexp(0), mask[0] if mask.dim() > 2 else mask
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return torch.cat([outputs[0, ..., :1], outputs[..., 1:].log_softmax(-1).logsumexp(0)], -1)
 
     # -- what it says
 
-    def rows(self, output: tuple[Tensor, Tensor]) -> Rows:
+    def rows(self, output: Tensor) -> Rows:
         """The text of each row."""
-        logits, mask = output
+        logits, mask = _taken_apart(output)
         paths = logits.detach().double().log_softmax(-1).cpu().numpy()
         frames = mask.sum(-1).tolist()
         if self.beam:
@@ -166,21 +165,27 @@ def _warn_once(name: str, wrong: int, rows: int, units: int, frames: int) -> Non
     )
 
 
+def _taken_apart(output: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits (..., frames, units), mask (..., frames))."""
+    return output[..., 1:], output[..., 0] > 0.5
+
+
 class _Frames(nn.Module):
-    """A linear head on every frame: (batch, frames, d), mask -> (logits (batch, frames, units), mask)."""
+    """A linear head on every frame: (batch, frames, d), mask -> the mask and logits (batch, frames, 1 + units)."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
         self.linear = Head(width, [0.0] * units)
 
-    def forward(self, features: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Any) -> Tensor:
         parts = features if isinstance(features, list) else [features]
         if not all(isinstance(p, tuple) for p in parts) or len({p[0].shape[-2] for p in parts}) > 1:
             raise ValueError(
                 "A head for texts should read sequences of one length. Found something else; attach the task to one "
                 "stage of an encoder of sequences."
             )
-        return self.linear(torch.cat([p[0] for p in parts], -1)), parts[0][1]
+        logits = self.linear(torch.cat([p[0] for p in parts], -1))
+        return torch.cat([parts[0][1].unsqueeze(-1).to(logits.dtype), logits], -1)
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ class Reconstruction(Task):
 
     def encode(self, labels: pd.DataFrame) -> tuple[Ragged, Tensor]:
         series = column(labels, self)
-        known = series.notna().to_numpy()
+        known = series.notna().to_numpy(copy=True)
         rows = []
         for row, there in enumerate(known):
             rate, samples = self._read(series, row) if there else (None, np.empty(0, np.int16))
@@ -280,15 +285,15 @@ class Reconstruction(Task):
             raise ConfigError(f"Task `{self.name}`: a head for sound cannot see other tasks. Found `sees`; remove it.")
         return _SoundHead(widths, self._window, self._step, self.d_head, self.mask)
 
-    def errors(self, output: tuple[Tensor, Tensor, Tensor], target: Ragged) -> Tensor:
-        made, _, lengths = output
-        wanted = target.lengths
-        wrong = ((wanted != lengths.reshape(-1, len(wanted))[0]) & (wanted > 0)).nonzero().flatten()
+    def errors(self, output: Tensor, target: Ragged) -> Tensor:
+        made, wanted = output[..., 0, :], target.lengths
+        lengths = (output[..., 2, :] > 0.5).sum(-1).reshape(-1, len(wanted))
+        wrong = ((wanted != lengths) & (wanted > 0) & (lengths > 0)).any(0).nonzero().flatten()
         if len(wrong):
             row = int(wrong[0])
             raise DataError(
                 f"Task `{self.name}`: a clean recording should be as long as what is heard. Found {int(wanted[row])} "
-                f"and {int(lengths.reshape(-1, len(wanted))[0, row])} samples; give both one `rate`."
+                f"and {int(lengths[0, row])} samples; give both one `rate`."
             )
         values, there = Ragged(target.values.to(made.dtype) / FULL, wanted).padded()
         spare = made.shape[-1] - values.shape[-1]
@@ -300,20 +305,19 @@ class Reconstruction(Task):
         found, right = (spectrum(F.pad(w, full), window, step).abs() for w in (made * there, clean))
         return (found - right).abs().sum((-2, -1)) / right.sum((-2, -1)).clamp(min=1e-6)
 
-    def blanked(self, output: tuple[Tensor, Tensor, Tensor], known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        made, heard, lengths = output
-        return made.masked_fill(~known.unsqueeze(-1), 0.0), heard, lengths
+    def blanked(self, output: Tensor, known: Tensor) -> Tensor:
+        return output.masked_fill(~known[..., None, None], 0.0)
 
-    def ensemble(self, outputs: Any) -> Any:
-        made, heard, lengths = outputs
-        return made.mean(0), heard[0] if heard.dim() > 2 else heard, lengths[0] if lengths.dim() > 1 else lengths
+    def ensemble(self, outputs: Tensor) -> Tensor:
+        return torch.cat([outputs[..., :1, :].mean(0), outputs[0, ..., 1:, :]], -2)
 
     # -- what it says
 
-    def rows(self, output: tuple[Tensor, Tensor, Tensor]) -> Rows:
+    def rows(self, output: Tensor) -> Rows:
         """Of each row (2, samples): what was made, and what was heard."""
-        both = torch.stack(output[:2], 1).float().cpu().numpy()
-        return Rows([row[:, :n].copy() for row, n in zip(both, output[2].tolist(), strict=True)])
+        lengths = (output[:, 2] > 0.5).sum(-1).tolist()
+        both = output[:, :2].detach().float().cpu().numpy()
+        return Rows([row[:, :n].copy() for row, n in zip(both, lengths, strict=True)])
 
     def predict(self, output: Rows) -> Predicted:
         return Predicted(output.array())
@@ -344,7 +348,7 @@ class _SoundHead(nn.Module):
 
     Shape:
         (values (batch, frames, d), mask, the recording (batch, n, hop), lengths) or several such
-        -> (made (batch, samples), heard (batch, samples), lengths (batch,)).
+        -> (batch, 3, samples): what is made, what was heard, and 1 where there is a sample.
     """
 
     def __init__(self, widths: Sequence[int], window: int, hop: int, d_head: int, mask: str) -> None:
@@ -356,7 +360,7 @@ class _SoundHead(nn.Module):
         self.conv = nn.Conv1d(d_head, d_head, 3, padding=1)
         self.last = Head(d_head, [2.0] * bins if mask == "magnitude" else [1.0] * bins + [0.0] * bins)
 
-    def forward(self, features: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Any) -> Tensor:
         parts = features if isinstance(features, list) else [features]
         if not all(isinstance(p, tuple) and len(p) >= 4 for p in parts):
             raise ValueError(
@@ -381,7 +385,8 @@ class _SoundHead(nn.Module):
             real, imaginary = (2 * torch.tanh(out / 2)).chunk(2, -1)
             masked = found * torch.complex(real, imaginary)
         made = waves(masked, there, self.hop)[..., : wave.shape[-1]]
-        return made, wave, lengths
+        inside = torch.arange(wave.shape[-1], device=wave.device) < lengths.unsqueeze(-1)
+        return torch.stack([made, wave, inside.to(made.dtype)], -2)
 
     def _level(self, found: Tensor, there: Tensor) -> Tensor:
         """Log energies around their mean over the recording."""

@@ -52,9 +52,9 @@ class Audio(Column):
 
     def _read(self, series: pd.Series) -> list[tuple[int | None, np.ndarray]]:
         found = []
-        for i, cell in enumerate(series):
+        for i, (cell, there) in enumerate(zip(series, series.notna(), strict=True)):
             try:
-                if cell is None or (isinstance(cell, float) and np.isnan(cell)):
+                if not there:
                     raise ValueError("nothing in the cell")
                 found.append(samples_of(cell, self.root))
             except ValueError as error:
