@@ -77,6 +77,13 @@ class History(Value):
         """(epoch, value) of one number over the run."""
         return [(r.epoch, r.value) for r in self if (r.metric, r.split, r.task) == (metric, split, task)]
 
+    def courses(self) -> dict[tuple[str, str | None, str | None], list[tuple[int, float | None]]]:
+        """(metric, split, task) -> (epoch, counted from 1, and value) of every number over the run."""
+        found: dict[tuple[str, str | None, str | None], list[tuple[int, float | None]]] = {}
+        for record in self:
+            found.setdefault((record.metric, record.split, record.task), []).append((record.epoch + 1, record.value))
+        return found
+
 
 class Score(Value):
     """One metric of one task on one split."""

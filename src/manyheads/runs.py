@@ -26,6 +26,7 @@ from .intake import Intake, equal_rows, take_in
 from .members import Members
 from .model import Model
 from .modelfile import save
+from .report.balances import undecided
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .runfolder import RunFolder, environment, now
 from .spec import RunSpec
@@ -209,12 +210,15 @@ def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
             scores = [s for t, r in held_out.items() for s in measure(model.tasks[t], r, None, 1000, redraw, part)]
             found.append(Scores(split=part, scores=tuple(scores)))
             folder.parquet(f"predictions/{part}.parquet", out_of_fold(ready))
+    history, settings = History(records=tuple(training.history)), settings_of(spec)
+    if said := undecided(history.courses(), settings):
+        door.warn(said)
     title = f"manyheads: {', '.join(list(spec.tasks)[:4])}{', ...' if len(spec.tasks) > 4 else ''}"
     notes = {"scores": [s.model_dump(mode="json") for s in found], "seed": spec.seed}
     save(folder.path / "model", model, spec.model, dataset, card(title, ready.infos, found), notes)
     report = Report(
-        title=title, created=now(), tasks=tuple(ready.infos), history=History(records=tuple(training.history)),
-        scores=tuple(found), settings=settings_of(spec), environment=environment(), warnings=tuple(door.warned),
+        title=title, created=now(), tasks=tuple(ready.infos), history=history,
+        scores=tuple(found), settings=settings, environment=environment(), warnings=tuple(door.warned),
     )  # fmt: skip
     folder.report(report)
     return report

@@ -316,6 +316,24 @@ def test_where_in_most_steps_nothing_was_shared_it_is_said_first():
     assert "nothing shared in 1 step" in few
 
 
+def test_the_console_says_it_as_well(capsys):
+    rows().to_csv("rows.csv", index=False)
+    Path("run.yaml").write_text(TASKS)
+    words = (
+        "train",
+        "-c",
+        "run.yaml",
+        "-o",
+        "run",
+        "data.train=rows.csv",
+        "optim.balance=mgda",
+        "sampling.schedule=alternating",
+    )
+    (said,) = [w for w in run(capsys, *words)["warnings"] if NOTHING in w]
+    assert said.startswith("In all ")
+    assert "with joint, a step has every task" in said
+
+
 @pytest.mark.parametrize("settings", [{"schedule": "alternating"}, {"sharing": "soft"}], ids=str)
 @pytest.mark.parametrize("balance", ["mgda", "graddrop"])
 def test_a_run_in_which_nobody_had_to_give_way(balance, settings):

@@ -158,10 +158,7 @@ class View:
     @property
     def _series(self) -> dict[tuple[str, str | None, str | None], list[tuple[int, float | None]]]:
         if not hasattr(self, "_series_found"):
-            self._series_found: dict[tuple[str, str | None, str | None], list[tuple[int, float | None]]] = {}
-            for record in self.report.history:
-                key = (record.metric, record.split, record.task)
-                self._series_found.setdefault(key, []).append((record.epoch + 1, record.value))
+            self._series_found = self.report.history.courses()
         return self._series_found
 
     @property
