@@ -13,13 +13,16 @@ from .build import Prepared
 from .catalog import hint
 from .data.assemble import Dataset
 from .door import Door, comparison_json, scores_json
+from .evaluate import predict as predictions
 from .evaluate import predict_frame, run, score
 from .faults import ConfigError, DataError
+from .files import quoted, write_atomically
 from .intake import Intake, of_file
 from .members import Members
 from .modelfile import load
 from .results import Scores
-from .spec import RunSpec
+from .spec import Part, RunSpec
+from .tasks import Task
 from .train import Training
 
 if TYPE_CHECKING:
@@ -55,6 +58,37 @@ def _name(dataset: Dataset, path: Path, table: str | None) -> str:
     return path.stem if path.stem in dataset.targets and len(dataset.targets) > 1 else path.name
 
 
+def _rows(model_path: Path, table: Path, form: str | None) -> pd.DataFrame:
+    """The rows of a file, or of a folder in the form that is named, or else in that of the run's own data."""
+    from .config import override, read
+    from .data.readers import KINDS
+
+    given: Any = None if form is None else override(f"format={form}")["format"]
+    data: dict[str, Any] = {}
+    own = model_path / "config.yaml"
+    if own.is_file() and not table.name.lower().endswith(tuple(KINDS)):
+        data = read(own).get("data") or {}
+    word = given if given is not None else data.get("format")
+    try:
+        part = None if word is None else Part.of(word)
+    except ValueError:
+        raise ConfigError(f"--format should be a word, or {{name: word, ...}}. Found `{form}`.") from None
+    return of_file(table, part, data.get("on_error", "raise"))
+
+
+def _row_names(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
+    """A name for every row, fit for a file: the stem of its picture or recording, or else its number."""
+    columns = {c.name: c.kind for found in dataset.preprocess.columns.values() for c in found}
+    for column in (c for c, kind in columns.items() if kind in ("image", "audio") and c in frame.columns):
+        values = frame[column]
+        if len(values) and values.map(lambda value: isinstance(value, str)).all():
+            stems = [Path(value).stem for value in values]
+            if len(set(stems)) == len(stems):
+                return [quoted(stem) for stem in stems]
+    width = len(str(max(len(frame) - 1, 0)))
+    return [f"{row:0{width}}" for row in range(len(frame))]
+
+
 def predict(
     model_path: Path,
     table: Path,
@@ -64,6 +98,8 @@ def predict(
     keep: Sequence[str] = (),
     name: str | None = None,
     trust: Sequence[str] = (),
+    form: str | None = None,
+    files: Path | None = None,
 ) -> dict[str, Any]:
     """Predictions for a table into a file, in the order of its rows.
 
@@ -75,9 +111,12 @@ def predict(
         keep: columns of the table that go before the predictions.
         name: which of the run's tables the rows are like.
         trust: modules from which classes may be imported.
+        form: how the rows are kept, where the ending does not say it: a word, or a mapping as YAML; the run's own form
+            by default.
+        files: a folder for predictions that fit in no table (masks), in a folder per task.
 
     Raises:
-        ConfigError: an unknown task or column, or the output exists.
+        ConfigError: an unknown task, column or form, or the output exists.
         DataError: the model or the table is damaged, or lacks a column.
     """
     import pandas as pd
@@ -85,18 +124,23 @@ def predict(
     from .data.readers import write
 
     door.claim(output)
+    if files is not None:
+        door.claim(files)
     model, dataset = open_model(model_path, trust)
     for task in tasks or ():
         if task not in model.tasks:
             raise ConfigError(f"--tasks should name tasks of the run. Found `{task}`. {hint(task, model.tasks)}")
     with door.hearing():
-        frame = of_file(table)
+        frame = _rows(model_path, table, form)
         for column in keep:
             if column not in frame.columns:
                 raise DataError(
                     f"`{table}` should have the column `{column}`. Found no such column. {hint(column, frame.columns)}"
                 )
-        found = predict_frame(model, dataset, _name(dataset, table, name), frame, tasks)
+        predicted = predictions(model, dataset, _name(dataset, table, name), frame, tasks)
+    described: dict[str, Task] = model.tasks
+    columns = {c: v for task, said in predicted.items() for c, v in described[task].columns(said).items()}
+    found = pd.DataFrame(columns, index=frame.index)
     both = [c for c in keep if c in found.columns]
     if both:
         raise ConfigError(
@@ -106,7 +150,18 @@ def predict(
     if not door.dry_run:
         write(whole, output)
         door.screen.say(f"Written: {output} ({len(whole):,} rows, {len(whole.columns)} columns)")
-    return {"output": str(output), "rows": len(whole), "columns": list(whole.columns)}
+    answer: dict[str, Any] = {"output": str(output), "rows": len(whole), "columns": list(whole.columns)}
+    if files is None:
+        return answer
+    names, count = _row_names(dataset, frame), 0
+    for task, said in predicted.items() if not door.dry_run else ():
+        for path, content in described[task].files(said, names, frame):
+            target = files / quoted(task) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, content)
+            count += 1
+    door.screen.say(f"Written: {files} ({count:,} files)")
+    return answer | {"files": count}
 
 
 def evaluate(
@@ -116,6 +171,7 @@ def evaluate(
     demands: Sequence[gates.Gate] = (),
     name: str | None = None,
     trust: Sequence[str] = (),
+    form: str | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on a table.
 
@@ -125,6 +181,7 @@ def evaluate(
         demands: gates to be met; their split is ``test``.
         name: which of the run's tables the rows are like.
         trust: modules from which classes may be imported.
+        form: how the rows are kept, as for `predict`.
 
     Raises:
         DataError: the model or the table is damaged, lacks a column, or holds a label never seen in training.
@@ -134,7 +191,7 @@ def evaluate(
     gates.named(demands, list(model.tasks))
     dtype = next(model.parameters()).dtype
     with door.hearing():
-        frame = of_file(table)
+        frame = _rows(model_path, table, form)
         tasksets = dataset.tasksets({_name(dataset, table, name): frame})
         found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test")
     if not any(s.labels for s in found.scores):

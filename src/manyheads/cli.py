@@ -57,6 +57,9 @@ FailUnder = Annotated[
 NoWorse = Annotated[bool, typer.Option("--fail-if-worse-than-single", help="Exit code 5 if sharing hurts a task.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Splits that are drawn.")]
 Table = Annotated[str | None, typer.Option("--table", help="Which of the run's tables these rows are like.")]
+Form = Annotated[
+    str | None, typer.Option("--format", help="How the rows are kept: a word of `doctor --list formats`, or YAML.")
+]
 Trust = Annotated[list[str] | None, typer.Option("--trust", help="A module whose classes the model may use.")]
 
 
@@ -127,15 +130,16 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Run, table: Rows, fail_under: FailUnder = None, name: Table = None, trust: Trust = None, as_json: Json = False,
-    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    run: Run, table: Rows, fail_under: FailUnder = None, name: Table = None, trust: Trust = None, form: Form = None,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Score a trained model on a table; gates call this split `test`."""
     door = _door(as_json, quiet, verbose, threads)
     from .apply import evaluate
     from .gates import Gate
 
-    _answer(as_json, lambda: evaluate(run, table, door, [Gate.of(t) for t in fail_under or ()], name, trust or ()))
+    demands = [Gate.of(text) for text in fail_under or ()]
+    _answer(as_json, lambda: evaluate(run, table, door, demands, name, trust or (), form))
 
 
 @app.command()
@@ -143,14 +147,16 @@ def predict(
     run: Run, table: Rows, output: File,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Only these, with commas between.")] = None,
     keep: Annotated[str | None, typer.Option("--keep-columns", help="Columns to copy, with commas between.")] = None,
-    name: Table = None, trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False,
-    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    files: Annotated[Path | None, typer.Option("--files", help="A folder for masks and sounds.")] = None,
+    name: Table = None, trust: Trust = None, form: Form = None, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Predict every task for the rows of a table, in their order; label columns are not needed."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .apply import predict
 
-    _answer(as_json, lambda: predict(run, table, output, door, _words(tasks), _words(keep) or (), name, trust or ()))
+    named = _words(tasks), _words(keep) or ()
+    _answer(as_json, lambda: predict(run, table, output, door, *named, name, trust or (), form, files))
 
 
 @app.command()

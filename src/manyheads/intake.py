@@ -169,12 +169,17 @@ def equal_rows(intake: Intake, features: Mapping[str, Sequence[str]]) -> dict[st
     return {name: n for name, n in found.items() if n}
 
 
-def of_file(path: str | Path) -> pd.DataFrame:
-    """The table in one file.
+def of_file(path: str | Path, word: Part | None = None, on_error: str = "raise") -> pd.DataFrame:
+    """The table in one file, or in a file or folder of a field's own form.
+
+    Args:
+        word: the form and its settings, where the ending does not say it.
+        on_error: ``raise`` or ``skip``, for rows that the form cannot read.
 
     Raises:
+        ConfigError: no form has this name, or it has no such setting.
         DataError: it is missing, empty or damaged.
     """
     from .data.readers import read
 
-    return read(path)
+    return read(path, form(word, on_error))
