@@ -6,7 +6,8 @@ from collections.abc import Hashable
 
 import torch
 
-from .balance import Weighting
+from .balance import Balance, Weighting
+from .balance.aggregation import Aggregation
 from .beside import blocks_of
 from .model import Model
 from .train import Training
@@ -20,8 +21,7 @@ def signature(training: Training) -> Hashable | None:
     """Equal for runs that can be trained as one; None where a run must go alone."""
     model, settings = training.model, training.settings
     plain = (
-        isinstance(training.balance, Weighting)
-        and not training.balance.looks
+        _kind(training.balance) is not None
         and training.objective.stackable
         and training.sampler.schedule == "joint"
         and len(training.sampler.tasksets) == 1
@@ -42,7 +42,15 @@ def signature(training: Training) -> Hashable | None:
     by_step = training.schedule_each == "step" or settings.max_steps is not None
     size = (training.sampler.batch_size, training.sampler.n_steps if by_step else None)
     moves = (type(training.optimizer), repr(groups), scheduler, repr(training.penalties))
-    return (shapes, kinds, layout, *moves, size, settings.model_dump_json())
+    return (_kind(training.balance), shapes, kinds, layout, *moves, size, settings.model_dump_json())
+
+
+def _kind(balance: Balance) -> tuple[type[Balance], bool] | None:
+    """What a balance asks of a step; None where it asks for more than a stack gives."""
+    for contract in (Weighting, Aggregation):
+        if isinstance(balance, contract):
+            return contract, balance.looks
+    return None
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, float]:

@@ -204,3 +204,17 @@ def in_groups(model: nn.Module, heads: Mapping[str, Group], lead: Training, leav
     for g in groups:
         g["params"] = list({id(p): p for p in g["params"]}.values())
     return groups
+
+
+def follow(optimizer: torch.optim.Optimizer, lead: torch.optim.Optimizer) -> None:
+    """Take over what a scheduler has done to a single run's optimiser: rates, momenta."""
+    for group, own in zip(optimizer.param_groups, lead.param_groups, strict=True):
+        group.update({k: v for k, v in own.items() if k != "params"})
+
+
+def clipped(gradients: Sequence[Tensor], most: float) -> None:
+    """`torch.nn.utils.clip_grad_norm_`, run by run, in place; gradients (runs, ...)."""
+    norms = torch.stack([g.flatten(1).norm(dim=1) if g.dim() > 1 else g.abs() for g in gradients]).norm(dim=0)
+    factor = (most / (norms + 1e-6)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))

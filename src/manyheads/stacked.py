@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
 from typing import Any
 
@@ -13,25 +13,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .alike import signature
-from .balance import Losses, Weighting
+from .balance.aggregation import Aggregation
 from .beside import (
-    Labels,
-    blocks_of,
-    grouped,
-    heads_of,
-    in_groups,
-    leaf_name,
-    losses_of,
-    reached_by,
-    rows_of,
+    Labels, blocks_of, clipped, follow, grouped, heads_of, in_groups, leaf_name, losses_of, reached_by, rows_of,
     stacked_inputs,
 )  # fmt: skip
 from .blocks import fitting_threads
+from .directions import Directions, Measured, Step, Weighted
 from .evaluate import Result
 from .model import Model, linear_heads
 from .optim import make_optimizer
 from .penalised import Penalised
 from .sharing import Trace
+from .stackedgradients import Glance, Views
 from .train import Training
 
 Progress = Callable[[int, int], None]
@@ -43,8 +37,8 @@ def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> 
     """Carry every run to its end, as `Training.run` would one by one; those of one shape are trained as one model.
 
     Runs can be stacked when their models have one architecture (the tasks may differ), their losses are plain means and
-    their balance only weights them; all others are run one by one. Results equal those of single runs up to rounding,
-    except that dropout draws other masks.
+    their balance weights them, or reads the Gramian of their gradients; all others are run one by one. Results equal
+    those of single runs up to rounding, except that dropout draws other masks.
 
     Args:
         progress: called with (runs done, runs).
@@ -66,12 +60,6 @@ def run_all(trainings: Sequence[Training], progress: Progress | None = None) -> 
             tell(1)
         else:
             Stack(group).run(tell)
-
-
-def _follow(optimizer: torch.optim.Optimizer, lead: torch.optim.Optimizer) -> None:
-    """Take over what a scheduler has done to a single run's optimiser: rates, momenta."""
-    for group, own in zip(optimizer.param_groups, lead.param_groups, strict=True):
-        group.update({k: v for k, v in own.items() if k != "params"})
 
 
 def _model(training: Training) -> Model:
@@ -109,7 +97,7 @@ class Stack:
             t: i for i, t in enumerate(t for g in self.template.groups(tuple(self.template.tasks)) for t in g)
         }
         self.reached = reached_by(self.template, self.columns, rows_of(runs[0]), self.table)
-        self.constant: Tensor | None = None
+        self.directions = self._directions()
         self.valid: dict[str, Tensor] = {}
         self.valid_which: Tensor | None = None
         if runs[0].valid:
@@ -118,8 +106,16 @@ class Stack:
     def _optimizer(self) -> torch.optim.Optimizer:
         lead = self.runs[0]
         optimizer = make_optimizer(in_groups(self.template, self.heads, lead, self.weights), lead.optim)
-        _follow(optimizer, lead.optimizer)
+        follow(optimizer, lead.optimizer)
         return optimizer
+
+    def _directions(self) -> Directions:
+        if not isinstance(self.runs[0].balance, Aggregation):
+            return Weighted(self.runs, self.names)
+        x = {k: v[:2] for k, v in rows_of(self.runs[0]).inputs.items()}
+        return Measured(
+            self.runs, self.names, self.template, self.columns, lambda: self.weights, self.heads, x, self.table
+        )
 
     @property
     def active(self) -> list[Training]:
@@ -160,7 +156,7 @@ class Stack:
             if not run.finished:
                 run.snapshot = lambda i=i: self._slice(i)  # type: ignore[misc]
                 run.close_epoch(found[i] if found is not None else None)
-        _follow(self.optimizer, before[0].optimizer)
+        follow(self.optimizer, before[0].optimizer)
         still = self.active
         for i, run in enumerate(self.runs):
             if run.finished and run in before:
@@ -181,45 +177,68 @@ class Stack:
     def _one_step(self, rows: Tensor) -> None:
         if any(run.interrupted for run in self.runs):
             raise KeyboardInterrupt
-        losses, present = self._step(rows)
+        losses, present, counted = (found.tolist() for found in self._step(rows))
         stepped = (rows >= 0).any(1).tolist()
-        for i, (run, values, there) in enumerate(zip(self.runs, losses.tolist(), present.tolist(), strict=True)):
+        for i, run in enumerate(self.runs):
             if not run.finished and stepped[i]:
                 run.step += 1
-                found = {n: v for n, v, known in zip(self.names[i], values, there, strict=True) if known}
+                found = {n: v for n, v, known in zip(self.names[i], losses[i], present[i], strict=True) if known}
                 broken = [n for n, v in found.items() if not math.isfinite(v)]
                 for task in broken:
                     run.balance.dropped[task] = run.balance.dropped.get(task, 0) + 1
-                run.skipped(bool(broken))
+                run.skipped(bool(found) and not any(counted[i]))
                 run.note({n: v for n, v in found.items() if n not in broken})
 
-    def _step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of all runs; rows (runs, batch) -> losses and which of them there are, each (runs, tasks)."""
+    def _step(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of all runs; rows (runs, batch) -> losses, which there are, and which were heard (runs, tasks)."""
         self.optimizer.zero_grad(set_to_none=True)
         there = rows >= 0
         rows = rows.clamp(min=0)
         x = {k: v[self.which.unsqueeze(1), rows] for k, v in self.inputs.items()}
         self.template.train()
-        outputs, aux = self._forward(x)
+        drawn = torch.get_rng_state()
+        roots, aux, views = self._forward(x)
+        anew = self.directions.anew
+        outputs = [(root.detach().requires_grad_(), stacked) for root, stacked in roots] if anew else roots
+        losses, present = self._losses(outputs, rows, there)
+        finite = (torch.isfinite(losses.detach()) | ~present).all(1, keepdim=True)
+
+        @cache
+        def look() -> Tensor:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(drawn)  # the same dropout
+                return self._losses(self._forward(x)[0], rows, there)[0]
+
+        counted = self.directions.backward(
+            Step(
+                losses,
+                present & finite,  # a run with a loss that is not finite skips the step
+                outputs,
+                [root for root, _ in roots],
+                views,
+                partial(self._beside_losses, aux),
+                look,
+            )
+        )
+        clip = self.runs[0].settings.gradient_clip_val
+        if clip is not None:
+            clipped([w.grad for w in self.weights.values() if w.grad is not None], clip)
+        if bool(counted.all()):
+            self._move()
+        else:
+            self._careful_step(counted)
+        self.directions.stepped()
+        self._step_scheduler()
+        return losses.detach(), present, counted
+
+    def _losses(self, outputs: Sequence[tuple[Tensor, bool]], rows: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """(losses, which of them there are), each (runs, tasks)."""
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
             losses_of(output, stacked, labels.take(index, rows, there, stacked))
             for (output, stacked), labels in zip(outputs, self.labels, strict=True)
         ]
-        losses, present = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
-        finite = (torch.isfinite(losses.detach()) | ~present).all(1, keepdim=True)
-        counted = present & finite  # a run with a loss that is not finite skips the step
-        total = (torch.where(counted, losses, 0.0) * self._weights(losses, counted)).sum()
-        (total + self._beside_losses(aux, counted)).backward()
-        clip = self.runs[0].settings.gradient_clip_val
-        if clip is not None:
-            self._clip(clip)
-        if bool(counted.all()):
-            self._move()
-        else:
-            self._careful_step(counted)
-        self._step_scheduler()
-        return losses.detach(), present
+        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
     def _beside_losses(self, aux: Mapping[str, Tensor], counted: Tensor) -> Tensor:
         """Auxiliary losses of the tasks that are there, and penalties, of all runs that take the step."""
@@ -267,25 +286,9 @@ class Stack:
             for name, old in before.items():
                 self.weights[name][idle] = old[idle]
 
-    def _weights(self, losses: Tensor, present: Tensor) -> Tensor:
-        """Each run's own balance weighs its own losses (runs, tasks); absent ones weigh nothing."""
-        if self.constant is not None:
-            return self.constant * present
-        weights = torch.zeros(losses.shape, dtype=losses.dtype)
-        for i, (run, names) in enumerate(zip(self.runs, self.names, strict=True)):
-            balance = run.balance
-            assert isinstance(balance, Weighting)
-            there = list(range(len(names))) if balance.constant else present[i].nonzero().flatten().tolist()
-            own = [names[k] for k in there]
-            if own:
-                weights[i, there] = balance.weigh(
-                    Losses(own, losses[i, there].detach(), weight={t: run.tasks[t].weight for t in own})
-                )
-        if all(run.balance.constant for run in self.runs):
-            self.constant = weights
-        return weights * present
-
-    def _forward(self, x: Mapping[str, Tensor], noting: bool = False) -> tuple[list[tuple[Tensor, bool]], Noted]:
+    def _forward(
+        self, x: Mapping[str, Tensor], noting: bool = False
+    ) -> tuple[list[tuple[Tensor, bool]], Noted, Views | None]:
         """(output, stacked) of each family: (runs, batch, tasks, units), or (runs, batch, units) where not stacked.
 
         Linear heads are applied outside `vmap`, all of a family in one product.
@@ -302,25 +305,30 @@ class Stack:
         heads = {n: w for n, w in ungrouped.items() if n.startswith("heads.")}
 
         pairing = bool(self.penalties.on_features) and not noting
+        cut = self.directions.cut and not noting
+        places: list[tuple[int, int]] = []
 
-        def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> tuple[list[Any], Noted]:
+        def one(state: dict[str, Tensor], heads: dict[str, Tensor], x: dict[str, Tensor]) -> tuple[Any, Noted, Any]:
             sharing = {n.removeprefix("sharing."): w for n, w in state.items()}
-            trace = Trace(noting=noting, pairing=pairing)  # what is made inside `vmap` may leave it as a result only
+            # what is made inside `vmap` may leave it as a result only
+            trace = (Glance if cut else Trace)(cut, noting, pairing)
             features = functional_call(base.sharing, sharing, (x, tasks, self.table, trace))
             results = base.inside(groups, tasks, features, partial(apart, heads), trace)
             if noting:
-                return results, trace.use
+                return results, trace.use, []
             of_features = self.penalties.loss_of_features(trace.pairs)
             if of_features is not None:
                 trace.add(of_features)
-            return results, trace.aux
+            views = Views.of(trace.cut or {}, self.columns)
+            places.extend(views.places)
+            return results, trace.aux, views.tensors
 
         def apart(heads: dict[str, Tensor], task: str, z: Any) -> Tensor:
             key = f"heads.{base.heads.keys_of[task]}."
             own = {n.removeprefix(key): w for n, w in heads.items() if n.startswith(key)}
             return functional_call(base.heads[task], own, (z,))
 
-        results, noted = vmap(one, randomness="different")(inside, heads, dict(x))
+        results, noted, views = vmap(one, randomness="different")(inside, heads, dict(x))
         outputs: list[tuple[Tensor, bool]] = []
         for group, yes, read in zip(groups, linear, results, strict=True):
             if yes:
@@ -328,15 +336,7 @@ class Stack:
                 outputs.append((linear_heads(weight, bias, read), True))
             else:
                 outputs.append((torch.stack(read, -2), True) if len(group) > 1 else (read[0], False))
-        return outputs, noted
-
-    def _clip(self, most: float) -> None:
-        """`torch.nn.utils.clip_grad_norm_`, run by run."""
-        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
-        norms = torch.stack([g.flatten(1).norm(dim=1) if g.dim() > 1 else g.abs() for g in gradients]).norm(dim=0)
-        factor = (most / (norms + 1e-6)).clamp(max=1.0)
-        for g in gradients:
-            g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
+        return outputs, noted, Views(views, places) if cut else None
 
     def _step_scheduler(self) -> None:
         active = self.active
@@ -346,14 +346,14 @@ class Stack:
             if run.scheduler is not None:
                 run.optimizer._opt_called = True  # type: ignore[attr-defined]  # the stack's optimiser moved its weights
                 run.scheduler.step()
-        _follow(self.optimizer, active[0].optimizer)
+        follow(self.optimizer, active[0].optimizer)
 
     @torch.no_grad()
     def _validation(self) -> list[dict[str, Result]] | None:
         if self.valid_which is None:
             return None
         self.template.eval()
-        outputs, use = self._forward({k: v[self.valid_which] for k, v in self.valid.items()}, noting=True)
+        outputs, use, _ = self._forward({k: v[self.valid_which] for k, v in self.valid.items()}, noting=True)
         groups = self.template.groups(tuple(self.template.tasks))
         found: list[dict[str, Result]] = [{} for _ in self.runs]
         for i, run in enumerate(self.runs):
@@ -408,7 +408,7 @@ class Stack:
                 k: v[index] if isinstance(v, Tensor) and v.shape == weight.shape else v
                 for k, v in old_state.get(weight, {}).items()
             }
-        self.constant = None
+        self.directions.keep(self.runs, self.names)
         self.penalties.keep(index)
         self.which = self.which[index]
         if self.valid_which is not None:

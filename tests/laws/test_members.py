@@ -9,15 +9,20 @@ import torch
 from cases import catalogue
 
 from manyheads.alike import signature
+from manyheads.balance import Balance
+from manyheads.balance.aggregation import Aggregation
 from manyheads.blocks import Named
 from manyheads.build import make_training, prepare, split_parts
 from manyheads.evaluate import Seen, results, run
+from manyheads.faults import ConfigError
+from manyheads.gramian import Gradients
 from manyheads.members import Members, folds
 from manyheads.parallel import run_over
 from manyheads.penalised import corresponding
 from manyheads.sharing import Sharing
 from manyheads.spec import RunSpec, merged
 from manyheads.stacked import run_all
+from manyheads.stackedgradients import StackedGradients
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Count, Regression
 
@@ -214,7 +219,126 @@ def test_what_is_seen_is_part_of_a_runs_shape():
     assert signature(one) != signature(other)
 
 
-def _stacked_equal_alone(changes, tasks=TASKS):
+GIVING = [case for case in catalogue(Balance) if issubclass(case.cls, Aggregation) or case.cls.looks]
+PREFERRED = [Regression("a", weight=2.0), Binary("b"), Count("c", weight=0.5), Regression("rare")]
+
+
+@pytest.mark.parametrize("case", GIVING, ids=str)
+def test_every_balance_stacked_equals_alone(case, float64):
+    """In batches so small that tasks are missing in many steps, in one run and not in another."""
+    balance = {"name": case.word, **case.settings}
+    changes = {"optim": SGD | {"balance": balance}, "sampling": {"batch_size": 12}, "trainer": {"max_epochs": 3}}
+    _stacked_equal_alone(merged(changes, {"model": {"members": 2}}), PREFERRED)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": {"lr": 0.002, "balance": "gradnorm"}, "sampling": {"batch_size": 2}, "trainer": {"max_epochs": 1}},
+        {"optim": {"balance": {"every": 3}}, "sampling": {"batch_size": 8}},
+        {"optim": {"balance": {"gramian": "exact", "every": 2}}},
+        {"optim": {"optimizer": "AdamW"}, "trainer": {"gradient_clip_val": 0.5}},
+        {"optim": {"optimizer": "AdamW", "balance": {"gramian": "features"}}},
+        {"model": {"encoder": {"linear_path": False, "n_layers": 3}}},
+        {"optim": {"penalties": [{"name": "l2", "on": "shared", "strength": 0.1, "step": "loss"}]}},
+        *(
+            {"model": {"sharing": s}, "sampling": {"batch_size": 12}}
+            for s in ("mmoe", "cgc", "tree", "soft", "lowrank")
+        ),
+        *({"model": {"sharing": s}, "optim": {"optimizer": "AdamW"}} for s in ("mmoe", "pepnet", "crossstitch")),
+        {"model": {"sharing": "aitm"}},
+    ],
+    ids=str,
+)
+def test_a_balance_of_gradients_stacked_equals_alone(changes, float64):
+    base = {"optim": SGD | {"balance": {"name": "upgrad"}}, "model": {"members": 2}, "trainer": {"max_epochs": 3}}
+    _stacked_equal_alone(merged(base, changes))
+
+
+@pytest.mark.parametrize("balance", ["upgrad", "famo"])
+def test_tasks_that_see_others_stacked_equal_alone_under_balances(balance, float64):
+    changes = {"optim": SGD | {"balance": balance}, "sampling": {"batch_size": 4}, "trainer": {"max_epochs": 2}}
+    _stacked_equal_alone(changes, [*SEEING, Binary("e"), Regression("x2")], in_order=False)
+
+
+@pytest.mark.parametrize(("complete", "mode"), [(True, "features"), (False, "exact")])
+def test_a_stack_measures_as_a_single_run_would(complete, mode):
+    members, _ = made({"optim": {"balance": "upgrad"}, "model": {"members": 2}}, complete=complete)
+    run_all(members.runs)
+    for one in members.runs:
+        words = {r.metric for r in one.history if r.metric.startswith("steps, ")}
+        assert words == {f"steps, {mode}"}
+
+
+def test_tasks_of_different_rows_have_no_gramian_of_features():
+    changes = {"optim": {"balance": {"name": "upgrad", "gramian": "features"}}, "model": {"members": 2}}
+    for sharing in ("hard", "aitm"):
+        members, _ = made(merged(changes, {"model": {"sharing": sharing}, "sampling": {"batch_size": 2}}), PREFERRED)
+        with pytest.raises(ConfigError, match="gramian: features"):
+            run_all(members.runs)
+
+
+@pytest.mark.parametrize("dropped", [("b",), ("a", "b", "c", "e")])
+def test_a_gradient_that_is_not_finite_is_dropped_in_a_stack_as_alone(dropped, monkeypatch, float64):
+    """Both sides are told so of the same steps: the second of each run."""
+    alone, together = Gradients.measure, StackedGradients.exact
+    steps = {"alone": 0, "together": 0}
+
+    def measure(self, mode="auto"):
+        gram = alone(self, mode)
+        steps["alone"] += 1
+        for i in (i for i, task in enumerate(self.tasks) if task in dropped and steps["alone"] % 4 == 2):
+            gram[i] = gram[:, i] = np.nan
+        return gram
+
+    def exact(self, leaves, runs, masks):
+        grams = together(self, leaves, runs, masks)
+        steps["together"] += 1
+        if steps["together"] % 4 == 2:
+            for i in (order.index(task) for task in dropped):
+                grams[:, i] = grams[:, :, i] = np.nan
+        return grams
+
+    monkeypatch.setattr(Gradients, "measure", measure)
+    monkeypatch.setattr(StackedGradients, "exact", exact)
+    balance = {"name": "upgrad", "gramian": "exact"}
+    changes = {
+        "optim": SGD | {"balance": balance},
+        "model": {"members": 2},
+        "trainer": {"max_epochs": 2, "max_steps": 4},
+    }
+    order = made(changes)[0].stack.names[0]
+    runs = _stacked_equal_alone(changes)
+    assert all(run_.balance.dropped == dict.fromkeys(dropped, 1) for run_ in runs)
+
+
+@pytest.mark.parametrize("balance", [{"name": "mgda", "every": 2}, {"name": "gradnorm"}, {"name": "famo"}], ids=str)
+def test_a_stack_goes_on_from_a_checkpoint_as_if_nothing_had_been(balance, tmp_path):
+    changes = {"optim": {"balance": balance}, "model": {"members": 3}, "trainer": {"max_epochs": 5, "patience": 1}}
+
+    def fresh(folder):
+        members, _ = made(changes)
+        members.folder = folder
+        for m, one in enumerate(members.runs):
+            one.folder = folder / f"member-{m}"
+        assert members.stack is not None
+        return members
+
+    whole = fresh(tmp_path / "whole")
+    whole.run()
+    first = fresh(tmp_path / "parts")
+    first.advance()
+    first.advance()
+    second = fresh(tmp_path / "parts")
+    assert second.resume()
+    second.run()
+    assert second.history == whole.history
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name])
+    assert [r.balance.state_dict() for r in second.runs] == [r.balance.state_dict() for r in whole.runs]
+
+
+def _stacked_equal_alone(changes, tasks=TASKS, in_order=True):
     # Adam's step count goes on for a task that is absent in a step of a stack; SGD has none, and is exact with holes
     complete = changes.get("optim", {}).get("optimizer") != "SGD"
     together = [made(changes, tasks, seed=s, complete=complete)[0] for s in (1, 2)]
@@ -226,15 +350,19 @@ def _stacked_equal_alone(changes, tasks=TASKS):
         pytest.skip("runs side by side draw other random numbers")
     run_all(runs)
     for a, run_ in zip((r for m in alone for r in m.runs), runs, strict=True):
-        history = a.run()
-        assert len(history) == len(run_.history)
-        for one, other in zip(history, run_.history, strict=True):
+        history, other_history = list(a.run()), run_.history
+        if not in_order:
+            history, other_history = (
+                sorted(h, key=lambda r: (r.epoch, r.split, str(r.task), r.metric)) for h in (history, other_history)
+            )
+        for one, other in zip(history, other_history, strict=True):
             assert (one.epoch, one.step, one.split, one.task, one.metric) == (
                 other.epoch, other.step, other.split, other.task, other.metric
             )  # fmt: skip
             assert one.value == pytest.approx(other.value, abs=1e-9)
         for name, value in a.model.state_dict().items():
             torch.testing.assert_close(value, run_.model.state_dict()[name], rtol=0, atol=1e-9)
+    return runs
 
 
 def test_single_tasks_of_different_types_are_stacked(float64):

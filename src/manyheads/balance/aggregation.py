@@ -136,46 +136,68 @@ class Aggregation(Balance):
 
     @final
     def fill(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
-        aux, old = list(losses.aux.values()), self.last_weights
+        aux = list(losses.aux.values())
         if len(losses) == 1:
             return self._descend(losses, scale, rows)
         gradients: Gradients | Jacobian
         gradients = Gradients(dict(losses), losses.cut, losses.features, scale) if rows is None else rows
-        if gradients.shared == []:  # nobody has to give way
-            self._watch.alone()
-            weights = dict.fromkeys(losses.tasks, 1.0)
-        elif self._age % self.every and all(task in old for task in losses.tasks):
-            weights = {task: old[task] for task in losses.tasks}
-            self._age += 1
-        else:
-            gram = gradients.measure(self.gramian)
-            fine = np.isfinite(gram.diagonal())
-            kept = [i for i, yes in enumerate(fine) if yes]
-            for i in np.flatnonzero(~fine):
-                self.dropped[losses.tasks[i]] = self.dropped.get(losses.tasks[i], 0) + 1
-            if len(kept) < len(losses) and scale != 1.0:
-                gradients.backward(dict.fromkeys(losses.tasks, 1.0), aux)  # the scaler is to see it
+        weights = self.settled(losses, gradients.shared != [])
+        if weights is None:
+            losses, gram = self.finite(losses, gradients.measure(self.gramian))
+            if len(losses) < len(gradients.tasks) and scale != 1.0:
+                gradients.backward(dict.fromkeys(gradients.tasks, 1.0), aux)  # the scaler is to see it
                 return False
-            if not kept:
+            if not losses:
                 return False
-            if len(kept) < len(losses):
-                losses, gram = losses.only(kept), gram[np.ix_(kept, kept)]
             weights = self.weigh(losses, gram, gradients.mode)
         gradients.backward(weights, aux)
-        self.last_weights = weights
         return True
 
     def _descend(self, losses: Losses, scale: float, rows: Jacobian | None) -> bool:
         """A step of one task."""
-        self._watch.alone()
-        self.last_weights = dict(zip(losses.tasks, losses.preferences().tolist(), strict=True))
+        weights = self.settled(losses, shared=False)
         if rows is not None:
-            rows.backward(self.last_weights, everywhere=True)
+            assert weights is not None
+            rows.backward(weights, everywhere=True)
             return True
         total = losses.vector @ losses.preferences()
         roots = [total, *(value for value in losses.aux.values() if value.requires_grad)]
         torch.autograd.backward(roots, [torch.full_like(root, scale) for root in roots])
         return True
+
+    @final
+    def settled(self, losses: Losses, shared: bool) -> dict[str, float] | None:
+        """The weights of a step that asks for no Gramian, None where one is due.
+
+        One task descends with its preference, everywhere; where nothing is shared nobody has to give way; between two
+        renewals (`every`) the last weights stay.
+
+        Args:
+            losses: of the tasks that have a label in this step.
+            shared: whether there is a parameter that two of them reach.
+        """
+        old = self.last_weights
+        if len(losses) == 1 or not shared:
+            self._watch.alone()
+            weights = losses.preferences().tolist() if len(losses) == 1 else [1.0] * len(losses)
+        elif self._age % self.every and all(task in old for task in losses.tasks):
+            weights = [old[task] for task in losses.tasks]
+            self._age += 1
+        else:
+            return None
+        self.last_weights = dict(zip(losses.tasks, weights, strict=True))
+        return self.last_weights
+
+    @final
+    def finite(self, losses: Losses, gram: Array) -> tuple[Losses, Array]:
+        """Both without the tasks whose gradient is not finite, which are counted in `dropped`."""
+        fine = np.isfinite(gram.diagonal())
+        if fine.all():
+            return losses, gram
+        for i in np.flatnonzero(~fine):
+            self.dropped[losses.tasks[i]] = self.dropped.get(losses.tasks[i], 0) + 1
+        kept = np.flatnonzero(fine).tolist()
+        return losses.only(kept), gram[np.ix_(kept, kept)]
 
     @final
     def weigh(self, losses: Losses, gram: Array, mode: str) -> dict[str, float]:
@@ -192,7 +214,8 @@ class Aggregation(Balance):
         solution = self._solved(Problem(gram, losses.tasks, values, preference))
         self._watch.add(losses.tasks, gram, solution, mode)
         weights = self.sized(solution.weights, preference)
-        return dict(zip(losses.tasks, weights.tolist(), strict=True))
+        self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))
+        return self.last_weights
 
     def sized(self, weights: Array, preference: Array) -> Array:
         """Weights as the paper has them -> those whose update, where all tasks agree, is that of `Equal`."""
