@@ -219,15 +219,32 @@ def settled(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
         layouts: table -> what its inputs look like.
 
     Raises:
-        ConfigError: no encoder reads an input of this kind.
+        ConfigError: no encoder reads an input of this kind, or several members of it cannot be run as one.
     """
+    from .faults import ConfigError
+
     encoder = spec.encoder
     if encoder.name.lower() == AUTO:
         encoder = Part.of({**encoder.settings, "name": _encoder_of(layouts)})
     members = spec.members
     if members == AUTO:
         members = MEMBERS if encoder.name.lower() in ("tabular", "linear") else 1
+    if int(members) > 1 and (why := _alone(encoder)):
+        raise ConfigError(
+            f"`model.members` should be 1 with the encoder `{encoder.name}`, since {why}. Found {members}."
+        )
     return spec.model_copy(update={"encoder": encoder, "members": members})
+
+
+def _alone(encoder: Part) -> str:
+    """Why members of an encoder cannot be run as one; empty where they can (or its word is unknown: `make` says so)."""
+    from .catalog import find
+    from .encoders import Encoder
+
+    try:
+        return find(Encoder, encoder.name).alone
+    except ValueError:
+        return ""
 
 
 def _encoder_of(layouts: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from manyheads.faults import ConfigError, DataError
 from manyheads.metrics import Predicted
 from manyheads.ragged import Ragged, objects
 from manyheads.spans import bio, spans
+from manyheads.spec import ModelSpec, settled
 from manyheads.tasks.relation import CLUES, RANK, WIDTH, Relation, pair_scores
 from manyheads.tasks.text import Tagging, viterbi
 
@@ -182,6 +183,12 @@ def test_unknown_words_are_practised_in_training_alone():
     assert 0.4 < unknown < 0.6
     values, _ = words.eval()({"text:words": rows})
     assert (values[0] == words.words[0].weight[5]).all()
+
+
+def test_members_that_cannot_be_run_as_one_are_refused():
+    with pytest.raises(ConfigError, match=r"`model\.members` should be 1 with the encoder `text`.*Found 3"):
+        settled(ModelSpec.model_validate({"encoder": "text", "members": 3}), {"t": LAYOUT})
+    assert settled(ModelSpec(), {"t": LAYOUT}).encoder.name == "text"
 
 
 def test_what_the_encoder_refuses():
