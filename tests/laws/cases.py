@@ -49,6 +49,11 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "binary": [{}, {"class_weight": "balanced"}, {"threshold": "f1"}],
         "multiclass": [{}, {"class_weight": "balanced"}],
         "multilabel": [{"target": ("l1", "l2", "l3")}],
+        "transcription": [{}, {"units": "characters", "beam": 3}],
+        "reconstruction": [
+            {"rate": 800, "window": 0.04, "hop": 0.02, "d_head": 6},
+            {"rate": 800, "window": 0.08, "hop": 0.02, "d_head": 6, "mask": "complex", "loss": "spectral"},
+        ],
         "tagging": [{}, {"scheme": "none"}],
         "segmentation": [
             {"size": (6, 8)},
@@ -57,6 +62,18 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "relation": [{"target": ("tags", "links")}],
     },
     Encoder: {
+        "audio": [
+            {"d_hidden": 8, "bands": 6, "window": 0.04, "hop": 0.02},
+            {
+                "d_hidden": 8,
+                "bands": 6,
+                "window": 0.04,
+                "hop": 0.01,
+                "halvings": 2,
+                "full": 0,
+                "normalise": "utterance",
+            },
+        ],
         "image": [{"width": 8}, {"width": 4, "depth": 2, "detail": 2, "norm": "layer"}],
         "fused": [{"d_hidden": 8, "d_part": 5, "parts": {"image": {"width": 4}}}],
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
@@ -162,6 +179,8 @@ class Kind:
     perfect: Callable[[Any, Any], Any]
     units: Callable[[Task], int] = lambda task: 0
     output: Callable[..., Any] | None = None
+    read: Callable[[Any, Any], tuple[list[int], Any]] | None = None
+    """(task, target) -> the widths of what its head reads, and that, where it is no plain sequence."""
 
 
 def _one_hot(task: Any, target: torch.Tensor) -> torch.Tensor:
@@ -232,6 +251,44 @@ def _true_masks(task: Any, target: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.one_hot(known, len(task.names)).movedim(-1, 1) * 60.0
 
 
+def _masked(frames: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Scores (..., rows, frames, units) with the mask in front."""
+    mask = torch.arange(scores.shape[-2]) < frames.unsqueeze(1)
+    return torch.cat([mask.unsqueeze(-1).to(scores.dtype).expand(*scores.shape[:-1], 1), scores], -1)
+
+
+def _spelled(task: Any, target: Ragged) -> torch.Tensor:
+    """Every unit between two blanks."""
+    units, _ = target.padded()
+    path = torch.stack([torch.zeros_like(units), units], -1).flatten(1)
+    path = torch.nn.functional.pad(path, (0, 3))
+    return _masked(target.lengths * 2 + 3, torch.nn.functional.one_hot(path, len(task.vocabulary) + 2) * 60.0)
+
+
+def _sequence(lengths: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return torch.randn(*mask.shape, width) * mask.unsqueeze(-1), mask
+
+
+def _heard(target: Ragged, made: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What was made, the clean recordings with noise, and where there are samples."""
+    clean = _pieces(target).flatten(1)
+    mask = torch.arange(clean.shape[1]) < target.lengths.unsqueeze(1)
+    noisy = (clean + 0.1 * torch.randn(clean.shape)) * mask
+    first = made(clean)
+    return torch.stack([first, noisy.expand(first.shape), mask.to(first.dtype).expand(first.shape)], -2)
+
+
+def _clean(task: Any, target: Ragged) -> torch.Tensor:
+    return _heard(target, lambda clean: clean)
+
+
+def _pieces(target: Ragged) -> torch.Tensor:
+    """The recordings in pieces of ten samples."""
+    clean, _ = target.padded()
+    return torch.nn.functional.pad(clean / 32768, (0, -clean.shape[1] % 10)).unflatten(1, (-1, 10))
+
+
 KINDS: dict[str, Kind] = {
     "segmentation": Kind(
         _masks, _true_masks, output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.names), *y.shape[1:])
@@ -247,6 +304,20 @@ KINDS: dict[str, Kind] = {
     ),
     "multilabel": Kind(lambda rng, n: rng.integers(0, 2, (n, 3)), _signs, lambda t: 3),
     "regression": Kind(lambda rng, n: rng.gamma(2.0, 30.0, n), lambda t, y: y.unsqueeze(-1), lambda t: 1),
+    "transcription": Kind(
+        lambda rng, n: objects([" ".join(rng.choice(["yes", "no", "so"], k)) for k in rng.integers(0, 5, n)]),
+        _spelled,
+        output=lambda task, y, *lead: _masked(
+            y.lengths * 2 + 3, torch.randn(*lead, len(y), int(y.lengths.max()) * 2 + 3, len(task.vocabulary) + 2)
+        ),
+        read=lambda task, y: ([4], _sequence(y.lengths * 2 + 3, 4)),
+    ),
+    "reconstruction": Kind(
+        lambda rng, n: objects([rng.normal(0, 0.2, k).clip(-1, 1) for k in rng.integers(20, 60, n)]),
+        _clean,
+        output=lambda task, y, *lead: _heard(y, lambda clean: torch.randn(*lead, *clean.shape)),
+        read=lambda task, y: ([4], (*_sequence(1 + (y.lengths + 9) // 10, 4), _pieces(y), y.lengths)),
+    ),
     "tagging": Kind(_tags, _true_scores, output=_random_scores),
     "relation": Kind(_linked, _true_scores, output=_random_scores),
     "count": Kind(lambda rng, n: rng.poisson(3.0, n), lambda t, y: y.clamp(min=1e-30).log().unsqueeze(-1), lambda t: 1),
@@ -283,6 +354,8 @@ def layout_of(word: str, table: int = 0) -> dict[str, Any]:
     if word == "fused":
         other = {"numeric": 1 + table, "categorical": [] if table else [3], "bins": BINS[: 1 + table]}
         return layout_of("image", table) | other
+    if word == "audio":
+        return {"numeric": 0, "categorical": [], "bins": [], f"audio:voice{table or ''}": 800}
     if word == "image":
         own = {"channels": 1 if table else 3, "size": [16, 32], "mean": [100.0] * 3, "sd": [60.0] * 3}
         own |= {"mean": own["mean"][:1], "sd": own["sd"][:1]} if table else {}
@@ -307,7 +380,16 @@ def _pictures(layout: Mapping[str, Any], n: int, g: torch.Generator) -> torch.Te
     return torch.randint(0, 256, (n, layout["channels"], *layout["size"]), generator=g, dtype=torch.uint8)
 
 
-OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {"image": _pictures, "text": _words}
+def _recordings(rate: int, n: int, g: torch.Generator) -> Ragged:
+    lengths = torch.randint(30, 90, (n,), generator=g)
+    return Ragged(torch.randint(-9000, 9000, (int(lengths.sum()),), generator=g, dtype=torch.int16), lengths)
+
+
+OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {
+    "image": _pictures,
+    "text": _words,
+    "audio": _recordings,
+}
 """A kind of column beside numbers and categories -> random rows for its layout."""
 
 

@@ -33,7 +33,7 @@ def _run(encoder, x, table=None):
 
 def _each(features):
     """What each row got, without padding."""
-    return [v[m] for v, m in zip(*features, strict=True)] if isinstance(features, tuple) else list(features)
+    return [v[m] for v, m in zip(*features[:2], strict=True)] if isinstance(features, tuple) else list(features)
 
 
 def _same(one, other):
@@ -79,13 +79,15 @@ def test_every_input_matters(case):
     x = inputs_of(layout_of(case.word))
     features = _run(encoder, x)[-1]
     for key, values in x.items():
-        numbers = values.values if isinstance(values, Ragged) else values
+        whole = values.values if isinstance(values, Ragged) else values
+        numbers = whole if whole.dim() > 1 else whole.unsqueeze(1)
         for column in range(numbers.shape[1]):
             if key.startswith("text") and column > 1 and not case.settings.get("d_parts"):
                 continue  # parts of words were not asked for
             changed = numbers.clone()
             other = numbers[:, column] + 0.3 if numbers.is_floating_point() else (numbers[:, column] + 1) % 3
             changed[:, column] = other
+            changed = changed.reshape(whole.shape)
             changed = Ragged(changed, values.lengths) if isinstance(values, Ragged) else changed
             assert not _same(_run(encoder, {**x, key: changed})[-1], features), (key, column)
 
@@ -104,7 +106,8 @@ def test_vmap_over_members(case):
             self.encoder = encoder
 
         def forward(self, x):
-            return _run(self.encoder, x)[-1]
+            features = _run(self.encoder, x)[-1]
+            return features[0] if isinstance(features, tuple) else features
 
     whole = [Whole(m) for m in members]
     state = stack_module_state(whole)

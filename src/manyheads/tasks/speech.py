@@ -113,7 +113,7 @@ class Transcription(Task):
     def _tell_too_long(self, labels: Tensor, lengths: Tensor, frames: Tensor) -> None:
         inside = torch.arange(labels.shape[1], device=labels.device) < lengths.unsqueeze(1)
         twice = ((labels[:, 1:] == labels[:, :-1]) & inside[:, 1:]).sum(1)
-        wrong = (lengths + twice > frames).nonzero().flatten()
+        wrong = ((lengths + twice > frames) & (frames > 0)).nonzero().flatten()
         if len(wrong):
             row = int(wrong[0])
             _warn_once(self.name, len(wrong), len(labels), int(lengths[row]), int(frames[row]))
