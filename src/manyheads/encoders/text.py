@@ -231,7 +231,3 @@ class Text(Encoder):
         ]
         self.stages = nn.ModuleList([Named(entrances) if len(entrances) > 1 else first, *later])
         self.widths = widths
-
-    @classmethod
-    def covers(cls, layout: Layout) -> bool:
-        return all(key.startswith("text:") for key in layout if ":" in key)
