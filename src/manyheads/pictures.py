@@ -34,7 +34,12 @@ def opened(value: Any, root: str | None = None) -> Image.Image:
         ValueError: it is none of these, or no picture; the message says why, to be put after "Found".
     """
     if isinstance(value, str | Path):
-        source: Any = located(value, root)
+        try:
+            source = io.BytesIO(located(value, root).read_bytes())  # a file that stays open would be one too many
+        except FileNotFoundError:
+            raise ValueError("no file there") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"a file that cannot be read ({_short(error)})") from None
     elif isinstance(value, bytes | bytearray | memoryview):
         source = io.BytesIO(bytes(value))
     elif isinstance(value, np.ndarray | list | tuple):
@@ -45,8 +50,6 @@ def opened(value: Any, root: str | None = None) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(source)
-    except FileNotFoundError:
-        raise ValueError("no file there") from None
     except UnidentifiedImageError:
         raise ValueError("no picture in it") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -190,13 +190,49 @@ def sentences(folder: Path) -> Sample:
     return Sample(path, 4, ("text", "label"), damage, 3)
 
 
+def pictures(folder: Path) -> Sample:
+    """Four pictures, one of them a PNG that is called JPEG; masks of two."""
+    import numpy as np
+    from PIL import Image
+
+    root = folder / "zoo"
+    for place in ("images", "masks"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(("cat_1.png", "cat_2.jpg", "dog_1.png", "dog_2.png")):
+        Image.fromarray(np.full((4, 6, 3), 40 * i, np.uint8)).save(root / "images" / name, "PNG")
+        if i < 2:
+            Image.fromarray(np.full((4, 6), i, np.uint8)).save(root / "masks" / f"{Path(name).stem}.png")
+
+    def damage() -> Sequence[str]:
+        (root / "images" / "dog_1.png").write_bytes(b"no picture at all")
+        return ("dog_1.png",)
+
+    settings = {"images": "images", "masks": "masks", "pattern": r"(?P<kind>[a-z]+)_\d", "present": {1: "stripes"}}
+    return Sample(root, 4, ("image", "width", "height", "kind", "mask", "has_stripes"), damage, 3, settings)
+
+
+def idx(folder: Path) -> Sample:
+    """Three pictures of 2 x 2 and their classes."""
+    path = folder / "few-images-idx3-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 2, *range(12)]))
+    (folder / "few-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 0, 1]))
+
+    def damage() -> Sequence[str]:
+        path.write_bytes(path.read_bytes()[:-1])
+        return path.name, "picture 2"
+
+    return Sample(path, 3, ("image", "label"), damage, 2)
+
+
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "conll": conll,
     "conll04": conll04,
     "derived": derived,
     "diabetes130": diabetes130,
+    "idx": idx,
     "mimic": mimic,
     "movielens": movielens,
+    "pictures": pictures,
     "sentences": sentences,
     "slots": slots,
 }

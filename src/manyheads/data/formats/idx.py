@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class Idx(Format):
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
 
-        pictures = array(path)
+        pictures = self._pictures(path)
         if pictures.ndim != 3:
             raise DataError(f"`{path}` should hold pictures (n, height, width). Found shape {pictures.shape}.")
         other = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -75,6 +76,8 @@ class Idx(Format):
         classes = array(file).astype(np.int64) if file != path and file.is_file() else None
         if classes is None and (self.pairs or self.labels):
             raise DataError(f"`{file}` should hold the classes of `{path}`. Found no such file; name it by `labels`.")
+        if classes is not None and self.skipped:
+            classes = classes[: len(pictures)]
         if classes is not None and classes.shape != pictures.shape[:1]:
             raise DataError(f"`{file}` should hold {len(pictures)} classes. Found shape {classes.shape}.")
         if not self.pairs:
@@ -95,12 +98,36 @@ class Idx(Format):
                 frames.append(pd.DataFrame({"image": objects(list(canvas)), **own}))
         return pd.concat(frames, ignore_index=True)
 
+    def _pictures(self, file: Path) -> np.ndarray:
+        shape, values = parsed(file)
+        whole = len(values) // max(math.prod(shape[1:]), 1)
+        if whole < shape[0]:
+            self.refuse(
+                f"{file}, picture {whole}", f"be there, as {shape[0]} pictures are said to be", "the file cut off"
+            )
+        elif len(values) != math.prod(shape):
+            raise DataError(f"`{file}` should hold {math.prod(shape):,} numbers, as it says. Found {len(values):,}.")
+        whole = min(whole, shape[0])
+        return values[: whole * math.prod(shape[1:])].reshape(whole, *shape[1:])
+
 
 def array(file: Path) -> np.ndarray:
     """The numbers of an idx file, plain or gzipped.
 
     Raises:
         DataError: it is missing, or damaged.
+    """
+    shape, values = parsed(file)
+    if len(values) != math.prod(shape):
+        raise DataError(f"`{file}` should hold {math.prod(shape):,} numbers, as it says. Found {len(values):,}.")
+    return values.reshape(shape)
+
+
+def parsed(file: Path) -> tuple[list[int], np.ndarray]:
+    """(the shape that an idx file says it has, the numbers that are there one after the other).
+
+    Raises:
+        DataError: it is missing, or no idx file.
     """
     if not file.is_file():
         raise DataError(f"`{file}` should be an idx file. Found {'a folder' if file.is_dir() else 'nothing there'}.")
@@ -112,13 +139,12 @@ def array(file: Path) -> np.ndarray:
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in TYPES:
         raise DataError(f"`{file}` should be an idx file, which begins with two zeros and a type. Found {data[:4]!r}.")
     n = data[3]
-    shape = np.frombuffer(data, ">i4", count=n, offset=4) if len(data) >= 4 + 4 * n else np.array([-1])
+    shape = np.frombuffer(data, ">i4", count=n, offset=4).tolist() if len(data) >= 4 + 4 * n else [-1]
+    if not shape or min(shape) < 0:
+        raise DataError(f"`{file}` should say how many numbers it holds. Found {shape}.")
     kind = np.dtype(TYPES[data[2]])
-    if (shape < 0).any() or len(data) != 4 + 4 * n + int(np.prod(shape)) * kind.itemsize:
-        raise DataError(
-            f"`{file}` should hold as many numbers as it says, {shape.tolist()}. Found it cut off or longer."
-        )
-    return np.frombuffer(data, kind, offset=4 + 4 * n).reshape(shape).astype(kind.newbyteorder("="))
+    there = (len(data) - 4 - 4 * n) // kind.itemsize
+    return shape, np.frombuffer(data, kind, count=there, offset=4 + 4 * n).astype(kind.newbyteorder("="))
 
 
 def paired(
