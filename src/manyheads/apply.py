@@ -12,6 +12,7 @@ from . import gates
 from .build import Prepared
 from .catalog import hint
 from .data.assemble import Dataset
+from .data.preprocess import concat
 from .door import Door, comparison_json, scores_json
 from .evaluate import predict as predictions
 from .evaluate import predict_frame, run, score
@@ -267,11 +268,13 @@ def out_of_fold(ready: Trained) -> pd.DataFrame:
             index = np.setdiff1d(np.arange(len(tables[source])), [] if learned is None else learned.numpy())
             if len(index) != len(held):
                 continue
+            of, at = tables[source][index], rows[source][index]
+            frame = concat([ready.intake.tables[t].iloc[at[of == t]] for t in dict.fromkeys(of)])
             columns: dict[str, Any] = {}
             for task, output in run(one.model, held, held.tasks, source).items():
                 described = tasks[task]
-                columns |= described.columns(described.predict(output))
-            frames.append(_led(ready, pd.Series(tables[source][index]), rows[source][index], pd.DataFrame(columns)))
+                columns |= described.columns(described.placed(described.predict(output), frame))
+            frames.append(_led(ready, pd.Series(of), at, pd.DataFrame(columns)))
     whole = pd.concat(frames, ignore_index=True)
     order = [c for c in ("table", "row") if c in whole.columns]
     return whole.sort_values(order, kind="stable", ignore_index=True) if len(order) == 2 else whole

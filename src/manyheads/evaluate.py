@@ -288,7 +288,7 @@ def predict(
         tasks = [t for t in described if t in own] or list(described)
     wanted = [t for t in tasks if t not in dataset.unlabelled]
     found = run(model, rows.to(next(model.parameters()).dtype), wanted, source)
-    return {t: described[t].predict(found[t]) for t in wanted if t in found}
+    return {t: described[t].placed(described[t].predict(found[t]), frame) for t in wanted if t in found}
 
 
 def predict_frame(

@@ -31,6 +31,8 @@ FOREIGN = {
     "macro_f1": "f1_macro", "micro_f1": "f1_micro", "mcc": "matthews_corrcoef", "qwk": "quadratic_weighted_kappa",
     "kappa": "quadratic_weighted_kappa", "cohen_kappa": "quadratic_weighted_kappa", "iou": "mean_iou",
     "miou": "mean_iou", "jaccard": "jaccard_samples",
+    "map_50": "average_precision_50", "map50": "average_precision_50", "ap50": "average_precision_50",
+    "coco_map": "average_precision_50_95", "map_50_95": "average_precision_50_95", "coco_ap": "average_precision_50_95",
     "seqeval": "entity_f1", "ner_f1": "entity_f1", "slot_f1": "entity_f1",
     "gauc": "gauc:<column>", "group_auc": "gauc:<column>",
 }  # fmt: skip

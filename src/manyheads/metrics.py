@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import boxes, masks, spans, spoken
 from . import formulas as f
-from . import masks, spans, spoken
 from .catalog import hint
 from .formulas import Array, Weigh
 
@@ -222,13 +222,11 @@ def _codes(values: ArrayLike, n: int) -> Array:
 _NUMBER = frozenset({"regression", "count"})
 _LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozenset({"multilabel"})
 _CLASS = frozenset({"binary", "multiclass", "ordinal"})
-_TAGS = frozenset({"tagging", "relation"})
-_MASKS = frozenset({"segmentation"})
+_TAGS, _MASKS, _BOXES = frozenset({"tagging", "relation"}), frozenset({"segmentation"}), frozenset({"detection"})
 _SPOKEN, _SOUND = frozenset({"transcription"}), frozenset({"reconstruction"})
 _TOO_LARGE = "An error is too large for a floating-point number."
-_VARIED = "At least two different labels are needed."
-_BOTH = "Labels of both classes are needed."
-_POSITIVE = "No row is positive, neither by its label nor by its prediction."
+_VARIED, _BOTH = "At least two different labels are needed.", "Labels of both classes are needed."
+_POSITIVE, _NO_BOX = "No row is positive, neither by its label nor by its prediction.", "There is no box to find."
 
 METRICS: dict[str, Metric] = {
     m.name: m
@@ -274,6 +272,8 @@ METRICS: dict[str, Metric] = {
                "There is no relation, neither labelled nor predicted.", spans.relation_f1, constant=0),
         Metric("mean_iou", True, 1, "value", _MASKS, "No pixel has a label.", masks.mean_iou, constant=0),
         Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy, constant=0),
+        Metric("average_precision_50", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50, constant=0),
+        Metric("average_precision_50_95", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50_95, constant=0),
         Metric("word_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.word_errors, constant=1),
         Metric("char_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.char_errors, constant=1),
         Metric("si_sdr_gain", True, spoken.MOST, "value", _SOUND, "All heard is clean.", spoken.gain, constant=0),

@@ -182,6 +182,14 @@ class Task(ABC):
         """Predictions as named columns."""
         return {self.name: self.decode(np.asarray(predicted.value))}
 
+    def placed(self, predicted: Predicted, frame: pd.DataFrame) -> Predicted:
+        """Predictions in the units of the rows' own inputs, where those tell them: pixels of each picture.
+
+        Args:
+            frame: the rows that were predicted.
+        """
+        return predicted
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Further columns that `encode` is given with the targets, where the table has them."""
