@@ -301,28 +301,47 @@ class _MaskHead(nn.Module):
 
     def __init__(self, widths: Sequence[int], d_head: int, start: Sequence[float]) -> None:
         super().__init__()
-        self.widths = list(widths)
-        self.thin = nn.ModuleList(nn.Conv2d(d, d_head, 1) for d in widths)
+        self.join = Joined(widths, d_head)
         self.conv = nn.Conv2d(d_head, d_head, 3, padding=1)
-        self.last = _Last(d_head, start)
+        self.last = Level(d_head, start)
+
+    def forward(self, maps: Any) -> Tensor:
+        z = self.join(maps)
+        return self.last(z + F.silu(self.conv(z)))
+
+
+class Joined(nn.Module):
+    """One map or several -> one: silu of the sum of 1 x 1 convolutions of each, at the size of the finest.
+
+    Shape:
+        (batch, d_i, h_i, w_i) each -> (batch, width, max h_i, max w_i).
+    """
+
+    def __init__(self, widths: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.thin = nn.ModuleList(nn.Conv2d(d, width, 1) for d in widths)
 
     def forward(self, maps: Any) -> Tensor:
         maps = maps if isinstance(maps, list) else [maps]
         if any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
             raise ValueError(
-                "A head for masks should read maps (batch, channels, height, width). Found features without places; "
-                "attach the task to a stage of an encoder of pictures."
+                "A head that says where should read maps (batch, channels, height, width). Found features without "
+                "places; attach the task to a stage of an encoder of pictures."
             )
         size = max(tuple(m.shape[-2:]) for m in maps)
         first, *others = (resized(thin(m), size) for thin, m in zip(self.thin, maps, strict=True))
         for part in others:
             first = first + part
-        z = F.silu(first)
-        return self.last(z + F.silu(self.conv(z)))
+        return F.silu(first)
 
 
-class _Last(nn.Conv2d):
-    """A 1 x 1 convolution that starts as a constant."""
+class Level(nn.Conv2d):
+    """A 1 x 1 convolution that starts as a constant.
+
+    Args:
+        width: channels that it reads.
+        start: what it says everywhere at the start, one number per channel.
+    """
 
     def __init__(self, width: int, start: Sequence[float]) -> None:
         self.start = tuple(start)
