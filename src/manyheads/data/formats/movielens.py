@@ -60,7 +60,7 @@ class MovieLens(Format):
                 "user": ratings["userId"].astype(int),
                 "movie": ratings["movieId"].astype(int),
                 "rated_at": pd.to_datetime(ratings["timestamp"], unit="s"),
-                "rating": ratings["rating"],
+                "rating": ratings["rating"].astype(float),
                 "like": (ratings["rating"] >= self.like).astype(int),
             }
         ).reset_index(drop=True)
@@ -72,8 +72,9 @@ class MovieLens(Format):
             genres = [c for c in films.columns if c != "released"]
             table[genres] = table[genres].fillna(0).astype(int)
         if self.latest:
-            order = table.groupby("user")["rated_at"].rank(method="first", pct=True)
-            table["part"] = np.where(order > 1 - self.latest, "test", "train")
+            moments = table.groupby("user")["rated_at"]
+            last = moments.transform("size") - moments.rank(method="first")  # 0 is the latest
+            table["part"] = np.where(last < np.floor(self.latest * moments.transform("size") + 1e-9), "test", "train")
         return table
 
     def _tagged(self, file: Path, table: pd.DataFrame) -> pd.Series:
