@@ -191,7 +191,10 @@ def _rows(frame: pd.DataFrame, spec: Split, name: str, tasks: Sequence[Task]) ->
 
 
 def _label_ids(frame: pd.DataFrame, tasks: Sequence[Task]) -> np.ndarray:
-    """One number per (task column, class or quantile bin), -1 where the label is missing: (rows, columns)."""
+    """One number per (task column, class or quantile bin), -1 where the label is missing: (rows, columns).
+
+    A label with places in it (tags of a sentence, a mask) is there, or it is not.
+    """
     import pandas as pd
 
     columns, first = [], 0
@@ -199,6 +202,10 @@ def _label_ids(frame: pd.DataFrame, tasks: Sequence[Task]) -> np.ndarray:
         inside = space(frame, task.where)
         for target in task.targets:
             series = frame[target].where(inside) if task.where else frame[target]
+            if task.eats != "vector":  # tags, masks: no two rows have the same, but some have none
+                columns.append(np.where(series.notna(), first, -1))
+                first += 1
+                continue
             codes, values = pd.factorize(series)
             if pd.api.types.is_numeric_dtype(series.dtype) and len(values) > 10:
                 edges = np.unique(series.astype("float64").quantile([0.2, 0.4, 0.6, 0.8]).to_numpy())
