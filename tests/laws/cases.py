@@ -60,6 +60,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
             {"size": (6, 8), "loss": "log_loss+dice", "values": {0: "no", 1: "a", 2: "b"}},
         ],
         "relation": [{"target": ("tags", "links")}],
+        "detection": [{"size": (24, 32)}, {"size": (24, 32), "classes": ("sign", "car", "bus")}],
     },
     Encoder: {
         "audio": [
@@ -251,6 +252,33 @@ def _true_masks(task: Any, target: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.one_hot(known, len(task.names)).movedim(-1, 1) * 60.0
 
 
+def _things(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Boxes of two classes in pictures of 24 x 32 pixels, none to three in each, their middles 3 pixels apart."""
+    rows = []
+    for k in rng.integers(0, 4, n):
+        rows.append([])
+        for cell in rng.permutation(12)[:k]:
+            x, y = 8 * (cell % 4) + rng.uniform(2.5, 5.5), 8 * (cell // 4) + rng.uniform(2.5, 5.5)
+            w, h = rng.uniform(1, 5, 2)
+            rows[-1].append([x - w / 2, y - h / 2, x + w / 2, y + h / 2, str(rng.choice(["bus", "car"]))])
+    return objects(rows)
+
+
+def _true_boxes(task: Any, target: Ragged) -> torch.Tensor:
+    """Sure of the middles alone, each with its own box, on a map of stride 4."""
+    n = len(task.classes)
+    output = torch.full((len(target), n + 4, 6, 8), -60.0)
+    for i, row in enumerate(target):
+        for x0, y0, x1, y1, c in row.double().tolist():
+            x, y = (x0 + x1) / 2, (y0 + y1) / 2
+            at, down = int(x * 8), int(y * 6)
+            place = (x - (at + 0.5) / 8) / task.usual[0], (y - (down + 0.5) / 6) / task.usual[1]
+            size = np.log((x1 - x0) / task.usual[0]), np.log((y1 - y0) / task.usual[1])
+            output[i, int(c), down, at] = 60.0
+            output[i, n:, down, at] = torch.tensor([*place, *size])
+    return output
+
+
 def _masked(frames: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """Scores (..., rows, frames, units) with the mask in front."""
     mask = torch.arange(scores.shape[-2]) < frames.unsqueeze(1)
@@ -292,6 +320,12 @@ def _pieces(target: Ragged) -> torch.Tensor:
 KINDS: dict[str, Kind] = {
     "segmentation": Kind(
         _masks, _true_masks, output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.names), *y.shape[1:])
+    ),
+    "detection": Kind(
+        _things,
+        _true_boxes,
+        output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.classes) + 4, 6, 8),
+        read=lambda t, y: ([3, 5], [torch.randn(len(y), 3, 6, 8), torch.randn(len(y), 5, 3, 4)]),
     ),
     "binary": Kind(lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1),
     "multiclass": Kind(
