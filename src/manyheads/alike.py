@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import torch
+from torch import Tensor
 
 from .balance import Balance, Weighting
 from .balance.aggregation import Aggregation
@@ -31,6 +32,8 @@ def signature(training: Training) -> Hashable | None:
         and settings.precision != "bf16"
         and not settings.freeze_stopped
         and training.device.type == "cpu"
+        and training.sampler.change is None
+        and _of_tables(training)
     )
     if not plain or not isinstance(model, Model):
         return None
@@ -51,6 +54,17 @@ def _kind(balance: Balance) -> tuple[type[Balance], bool] | None:
         if isinstance(balance, contract):
             return contract, balance.looks
     return None
+
+
+def _of_tables(training: Training) -> bool:
+    """Whether inputs are numbers and categories, and every label is one number or a few: plain tensors throughout."""
+    (rows,) = training.sampler.tasksets.values()
+    return all(
+        key in ("numeric", "categorical") and isinstance(values, Tensor) for key, values in rows.inputs.items()
+    ) and all(
+        isinstance(block.target, Tensor) and all(training.tasks[t].eats == "vector" for t in block.tasks)
+        for block in rows.blocks
+    )
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, float]:

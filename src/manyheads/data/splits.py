@@ -133,11 +133,16 @@ def equal_rows(frame: pd.DataFrame, features: Sequence[str], parts: np.ndarray) 
     import pandas as pd
 
     read = frame[list(features)]
-    lists = [c for c in read if read[c].dtype == object and read[c].map(lambda cell: isinstance(cell, list)).any()]
-    read = read.assign(**{c: read[c].map(repr) for c in lists})
+    rich = (list, np.ndarray)
+    lists = [c for c in read if read[c].dtype == object and read[c].map(lambda cell: isinstance(cell, rich)).any()]
+    read = read.assign(**{c: read[c].map(_as_text) for c in lists})
     keys = pd.util.hash_pandas_object(read, index=False).to_numpy()
     train = parts == "train"
     return int(np.isin(keys[~train], keys[train]).sum())
+
+
+def _as_text(cell: object) -> str:
+    return f"{cell.shape} {cell.dtype} {cell.tobytes().hex()}" if isinstance(cell, np.ndarray) else repr(cell)
 
 
 def _shares(spec: Split) -> np.ndarray:
