@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import gzip
 import inspect
 import multiprocessing
 import os
@@ -55,6 +54,7 @@ from manyheads.build import make_balance, make_training, prepare
 from manyheads.callback import Callback
 from manyheads.catalog import find, hint, index, settings
 from manyheads.data.datasets import load
+from manyheads.data.formats.idx import array, paired
 from manyheads.evaluate import measure, results
 from manyheads.faults import DataError, Diverged, MissingExtra
 from manyheads.metrics import Predicted
@@ -257,11 +257,8 @@ class Fashion(Data):
         self.y: dict[str, dict[str, Tensor]] = {}
         for part, share in (("train", 1 - TEST - VALID), ("valid", VALID), ("test", TEST)):
             pool = np.flatnonzero(parts == part)
-            left, right = (rng.choice(pool, round(share * n)) for _ in SIDES)
-            canvas = np.zeros((len(left), 1, 36, 36), np.uint8)
-            canvas[:, 0, :28, :28] = pictures[left]
-            canvas[:, 0, 8:, 8:] = np.maximum(canvas[:, 0, 8:, 8:], pictures[right])
-            self.x[part] = torch.from_numpy(canvas).float() / 255
+            canvas, left, right = paired(pictures, pool, round(share * n), rng)
+            self.x[part] = torch.from_numpy(canvas).unsqueeze(1).float() / 255
             self.y[part] = {s: torch.from_numpy(classes[i]) for s, i in zip(SIDES, (left, right), strict=True)}
         self.directions = dict.fromkeys(SIDES, Direction("accuracy", True))
         self.title = TITLES["fashion"].format(n=n)
@@ -341,10 +338,8 @@ def _pictures() -> tuple[np.ndarray, np.ndarray]:
     folder = Path(root) / "fashion_mnist_t10k"
     if not root or not folder.is_dir():
         raise DataError("`fashion_mnist_t10k` should be under MANYHEADS_DATA. Found nothing there; set the variable.")
-    images = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    pictures = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
-    return pictures, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+    labels = array(folder / "t10k-labels-idx1-ubyte.gz")
+    return array(folder / "t10k-images-idx3-ubyte.gz"), labels.astype(np.int64)
 
 
 @cache
