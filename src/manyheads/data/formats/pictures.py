@@ -51,6 +51,8 @@ class Pictures(Format):
         classes: ``folder``, or nothing.
         parts: part -> a file with the stems of its pictures in the first column. Pictures that no list has are left
             out. Without it, `images` may name a folder per part.
+        aside: part -> n: every n-th picture of the list of ``train`` goes to this part instead, where a data set has no
+            validation part, or no label of some kind in its test part.
         table: a file with a line per picture, words with spaces between; lines with # are no lines.
         columns: names of the columns of `table` after the stem.
         present: class number in a mask -> name.
@@ -73,6 +75,7 @@ class Pictures(Format):
         pattern: str | None = None,
         classes: str | None = None,
         parts: dict[str, str] | None = None,
+        aside: dict[str, int] | None = None,
         table: str | None = None,
         columns: list[str] | None = None,
         present: dict[Any, str] | None = None,
@@ -86,6 +89,12 @@ class Pictures(Format):
             raise ValueError(f"`masks` should have the parts of `images`, {', '.join(self.images)}.")
         if parts is not None and "" not in self.images:
             raise ValueError("`parts` should not be given where `images` names a folder per part.")
+        self.aside = {str(part): int(n) for part, n in (aside or {}).items()}
+        if self.aside and (parts is None or "train" not in parts or min(self.aside.values()) <= len(self.aside)):
+            raise ValueError(
+                "`aside` should take every n-th picture of the list of train in `parts`, n above the number of parts "
+                f"that it names. Found {self.aside}."
+            )
         if classes not in (None, "folder"):
             raise ValueError(f"`classes` should be `folder` or nothing. Found `{classes}`.")
         if (present or components) and not self.masks:
@@ -145,6 +154,10 @@ class Pictures(Format):
                         f"`{path / name}`, line {number} should name a picture of this part alone. Found `{words[0]}` "
                         f"in the list of {found[words[0]]} too."
                     )
+        for i, stem in enumerate([stem for stem, part in found.items() if part == "train"]):
+            for place, (part, n) in enumerate(self.aside.items()):
+                if i % n == place:
+                    found[stem] = part
         return found
 
     def _further(self, file: Path) -> dict[str, dict[str, Any]]:
