@@ -248,6 +248,7 @@ def _one(
         max_epochs=spec.trainer.max_epochs,
         seed=seed,
         within=within,
+        bucket=spec.sampling.bucket,
         change=change if changes else None,
     )
     objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]

@@ -68,9 +68,12 @@ def side_by_side(
 
 
 def batchable(module: nn.Module) -> bool:
-    """Whether torch can run a module for several sets of weights at once: no recurrent nets, no running statistics."""
+    """Whether torch can run a module for several sets of weights at once: no recurrent nets, no running statistics, and
+    nothing that says it should be run `one_by_one`."""
+    refusing = ("track_running_stats", "one_by_one")
     return not any(
-        isinstance(m, nn.RNNBase | nn.RNNCellBase) or getattr(m, "track_running_stats", False) for m in module.modules()
+        isinstance(m, nn.RNNBase | nn.RNNCellBase) or any(getattr(m, name, False) for name in refusing)
+        for m in module.modules()
     )
 
 

@@ -19,7 +19,7 @@ from ._version import __version__
 from .data.assemble import Dataset
 from .faults import DataError
 from .model import AnyModel
-from .spec import ModelSpec, build_model, dumped, settled
+from .spec import ModelSpec, build_model, dumped, kept
 from .tasks import Task
 
 SCHEMA_VERSION = 1
@@ -51,7 +51,7 @@ def save(
         "format": "manyheads",
         "schema_version": SCHEMA_VERSION,
         "version": __version__,
-        "model": dumped(settled(spec, dataset.preprocess.layouts)),
+        "model": dumped(kept(spec, dataset.preprocess.layouts)),
         "tasks": [t.to_json() for t in model.tasks.values()],
         "notes": dict(notes or {}),
     }

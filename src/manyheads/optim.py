@@ -21,9 +21,10 @@ UNFIT = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
 
 
 def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tensor] | None = None) -> list[Any]:
-    """The parameters that move, in groups: vectors (biases, norms) are not decayed.
+    """The parameters that move, in groups: vectors (biases, norms) are not decayed, and a module that has a `pace` learns
+    that many times as fast as others. Those that learn at `optim.lr` itself come first.
 
-    A module may bring groups of its own, for rates per layer: `parameter_groups(lr, weight_decay)`.
+    A module may also bring groups of its own: `parameter_groups(lr, weight_decay)`.
 
     Args:
         like: other tensors under the parameters' names, to be grouped as those are.
@@ -33,12 +34,27 @@ def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tens
         return list(own(optim.lr, optim.decay))
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     chosen = {n: p if like is None else like[n] for n, p in named.items()}
-    if not optim.decay:
-        return [{"params": list(chosen.values())}]
-    matrices = [chosen[n] for n, p in named.items() if p.dim() > 1]
-    vectors = [chosen[n] for n, p in named.items() if p.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    paces = _paces(model)
+    groups: list[dict[str, Any]] = []
+    for pace in sorted({paces.get(n, 1.0) for n in named}, key=lambda pace: (pace != 1.0, -pace)):
+        mine = {n: p for n, p in named.items() if paces.get(n, 1.0) == pace}
+        lr = {} if pace == 1.0 else {"lr": pace * optim.lr}
+        if not optim.decay:
+            groups.append({"params": [chosen[n] for n in mine]} | lr)
+            continue
+        groups.append({"params": [chosen[n] for n, p in mine.items() if p.dim() > 1]} | lr)
+        groups.append({"params": [chosen[n] for n, p in mine.items() if p.dim() <= 1], "weight_decay": 0.0} | lr)
     return [g for g in groups if g["params"]]
+
+
+def _paces(model: nn.Module) -> dict[str, float]:
+    """How fast a parameter learns, relative to others, by its name: what the nearest module above it says."""
+    paces: dict[str, float] = {}
+    for path, module in model.named_modules():
+        if (pace := getattr(module, "pace", None)) is not None:
+            start = f"{path}." if path else ""
+            paces |= {f"{start}{name}": float(pace) for name, _ in module.named_parameters()}
+    return paces
 
 
 def make_optimizer(params: Sequence[Any], optim: OptimSpec) -> torch.optim.Optimizer:
@@ -84,7 +100,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, optim: OptimSpec, n_epochs:
     if name in _LENGTHS:
         settings.setdefault(_LENGTHS[name], max(length, 1))
     if name == "OneCycleLR":
-        settings.setdefault("max_lr", optim.lr)
+        settings.setdefault("max_lr", [group["lr"] for group in optimizer.param_groups])
     if name == "ReduceLROnPlateau":
         settings.setdefault("mode", "max")
     try:

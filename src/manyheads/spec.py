@@ -155,6 +155,9 @@ class SamplingSpec(Section):
     """auto: the power of two next to n / 16, within 32 and 128; from 24,000 rows on next to n / 256, at most 1024."""
     temperature: float = Field(default=2.0, gt=0)
     weights: dict[str, float] = {}
+    bucket: bool | Literal["auto"] = "auto"
+    """Batches have rows of like length, so that little of them is padding; auto: where an input has rows of unequal
+    length."""
     augment: Annotated[tuple[Word, ...], BeforeValidator(_one_or_several)] = ()
     """How training rows are changed at random, one after the other."""
 
@@ -234,6 +237,16 @@ def settled(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
             f"`model.members` should be 1 with the encoder `{encoder.name}`, since {why}. Found {members}."
         )
     return spec.model_copy(update={"encoder": encoder, "members": members})
+
+
+def kept(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
+    """The same, decided, as a model file has it: what its encoder was made from is not needed to build it again."""
+    from .catalog import find
+    from .encoders import Encoder
+
+    spec = settled(spec, layouts)
+    own = find(Encoder, spec.encoder.name).kept(spec.encoder.settings, layouts)
+    return spec.model_copy(update={"encoder": Part.of({**own, "name": spec.encoder.name})})
 
 
 def _alone(encoder: Part) -> str:

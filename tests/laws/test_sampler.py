@@ -14,6 +14,7 @@ from manyheads.catalog import find
 from manyheads.data import Block, Taskset
 from manyheads.data.sampler import MODES, SCHEDULES, Sampler
 from manyheads.faults import ConfigError
+from manyheads.ragged import Ragged
 from manyheads.tasks import Task
 
 GLUE = (6680, 2865, 306798, 1945, 4491, 52616, 284257, 84715)
@@ -241,3 +242,39 @@ def test_rows_come_whole():
     for batch in Sampler({"t": rows}, 6).batches(0):
         part = batch["t"]
         assert torch.equal(part.inputs["numeric"][:, :2], part.labels("m")[0])
+
+
+def _ragged(n, seed=0):
+    """Sentences of one to forty words."""
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 41, (n,), generator=g)
+    target = torch.arange(n, dtype=torch.float32)
+    block = Block(("y",), target, torch.ones(n, dtype=torch.bool))
+    return Taskset({"text:t": Ragged(torch.zeros(int(lengths.sum()), 1), lengths)}, (block,))
+
+
+def _padding(sampler, lengths, epoch=0):
+    padded = sum(int(lengths[d.rows].max()) * len(d.rows) for d in sampler.plan(epoch))
+    return padded / sum(int(lengths[d.rows].sum()) for d in sampler.plan(epoch))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rows_of_like_length_are_in_one_batch(schedule):
+    rows = _ragged(500)
+    lengths = rows.inputs["text:t"].lengths
+    samplers = {b: Sampler({"t": rows}, 16, schedule=schedule, bucket=b, seed=3) for b in (False, True, "auto")}
+    plans = {b: [d.rows.tolist() for d in s.plan(1)] for b, s in samplers.items()}
+    assert plans[True] == plans["auto"] != plans[False]
+    assert sorted(r for b in plans[True] for r in b) == sorted(r for b in plans[False] for r in b)
+    assert sorted(map(len, plans[True])) == sorted(map(len, plans[False]))
+    assert _padding(samplers[True], lengths) < 1.12 < 1.7 < _padding(samplers[False], lengths)
+    means = [float(lengths[torch.tensor(batch)].float().mean()) for batch in plans[True]]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.5, "batches should come in random order"
+    assert plans[True] != [d.rows.tolist() for d in samplers[True].plan(2)]
+    assert plans[True] == [d.rows.tolist() for d in Sampler({"t": rows}, 16, schedule=schedule, seed=3).plan(1)]
+
+
+def test_rows_of_one_length_are_drawn_as_ever():
+    tables = _mixed()
+    one, other = (Sampler(tables, 8, seed=1, bucket=bucket) for bucket in (True, False))
+    assert [d.rows.tolist() for d in one.plan(0)] == [d.rows.tolist() for d in other.plan(0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +12,14 @@ from torch import Tensor
 from ..blocks import seed_of
 from ..catalog import hint
 from ..faults import ConfigError
+from ..ragged import Ragged
 from . import Batch, Taskset
 
 MODES = ("proportional", "uniform", "temperature", "specified", "round_robin", "annealed")
 SCHEDULES = ("joint", "alternating")
+POOL = 16
+"""Rows of so many batches are sorted by length where batches are to have rows of like length: few enough that batches
+differ from epoch to epoch, and enough that little is padded."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Sampler:
         weights: unit -> weight, for `specified`.
         max_epochs: length of the annealing.
         within: per table, the rows to draw from; all by default.
+        bucket: whether a batch has rows of like length, so that little of it is padding; auto: where an input has rows
+            of unequal length.
         change: what becomes of the rows of one table in a step, given random numbers; they stay as they are by default.
 
     Raises:
@@ -71,6 +77,7 @@ class Sampler:
         max_epochs: int = 1,
         seed: int = 0,
         within: Mapping[str, Tensor] | None = None,
+        bucket: bool | str = "auto",
         change: Callable[[Taskset, torch.Generator], Taskset] | None = None,
     ) -> None:
         for name, value, known in (("sampling", mode, MODES), ("schedule", schedule, SCHEDULES)):
@@ -89,6 +96,7 @@ class Sampler:
         for table, rows in self.tasksets.items():
             self.offsets[table] = self.n_rows
             self.n_rows += len(rows)
+        self.lengths = lengths_of(self.tasksets) if bucket else None
         self.units = self._tasks() if schedule == "alternating" else self._tables()
         self.weights = self._weights(weights or {})
         self._picked: list[np.ndarray] = []
@@ -222,7 +230,10 @@ class Sampler:
                 before = sum(self._quota(e)[unit] for e in range(epoch)) if changing else epoch * count
                 parts.append(self._stream(unit, before, count))
             rows = self._random("epoch", epoch).permutation(np.concatenate(parts))
-        return [Draw(part) for part in torch.from_numpy(rows).split(self.batch_size)]
+        parts = np.split(rows, np.arange(self.batch_size, len(rows), self.batch_size))
+        if self.lengths is not None:
+            parts = bucketed(parts, self.lengths, self._random("buckets", epoch))
+        return [Draw(torch.from_numpy(part)) for part in parts]
 
     def _picks(self, epoch: int) -> np.ndarray:
         while len(self._picked) <= epoch:
@@ -245,4 +256,38 @@ class Sampler:
             rows = self._stream(names[i], int(seen[i]) * sizes[i], sizes[i])
             draws.append(Draw(torch.from_numpy(rows), names[i]))
             seen[i] += 1
+        if self.lengths is None:
+            return draws
+        for unit in names:
+            own = [i for i, draw in enumerate(draws) if draw.task == unit]
+            parts = [draws[i].rows.numpy() for i in own]
+            for i, rows in zip(own, bucketed(parts, self.lengths, self._random("buckets", unit, epoch)), strict=True):
+                draws[i] = Draw(torch.from_numpy(rows), unit)
         return draws
+
+
+def lengths_of(tasksets: Mapping[str, Taskset]) -> np.ndarray | None:
+    """How long the rows of all tables are, one after the other; None where they are all of one length."""
+    found = []
+    for rows in tasksets.values():
+        own = [v.lengths.cpu().numpy() for v in rows.inputs.values() if isinstance(v, Ragged)]
+        found.append(sum(own, np.zeros(len(rows), dtype=np.int64)))
+    lengths = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    return lengths if len(np.unique(lengths)) > 1 else None
+
+
+def bucketed(batches: Sequence[np.ndarray], lengths: np.ndarray, random: np.random.Generator) -> list[np.ndarray]:
+    """The same rows in batches of the same sizes, rows of like length together, the batches in random order.
+
+    Args:
+        batches: rows in random order.
+        lengths: of all rows.
+    """
+    found: list[np.ndarray] = []
+    for start in range(0, len(batches), POOL):
+        pool = batches[start : start + POOL]
+        rows = np.concatenate(pool)
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        sizes = [len(batch) for batch in pool]
+        found += np.split(rows, np.cumsum(random.permutation(sizes))[:-1])
+    return [found[i] for i in random.permutation(len(found))]

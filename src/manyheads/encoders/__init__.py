@@ -22,11 +22,16 @@ class Encoder(nn.Module, ABC):
     differ; all later stages are shared by all tables. A stage gives a vector (batch, d), a sequence
     ((batch, length, d), mask) or a map (batch, d, height, width).
 
+    A stage, as any module, may say how fast it learns, relative to `optim.lr`: an attribute `pace`.
+
     Args of every encoder: `layouts` {table: layout}, then its own settings by keyword.
     """
 
     alone: ClassVar[str] = ""
     """Why several members of it cannot be run as one model, in words; empty where they can."""
+
+    one_entrance: ClassVar[str] = ""
+    """Why all tables have stage 0 in common, in words; empty where each has its own."""
 
     stages: nn.ModuleList
     widths: list[int]
@@ -36,6 +41,11 @@ class Encoder(nn.Module, ABC):
     def covers(cls, layout: Layout) -> bool:
         """Whether it reads all there is in a table, so that ``auto`` may choose it: one rich column, no other."""
         return sum(":" in key for key in layout) == 1 and not (layout.get("numeric") or layout.get("categorical"))
+
+    @classmethod
+    def kept(cls, settings: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Any]:
+        """Settings from which a saved model builds it again, where there is nothing but the model's own folder."""
+        return dict(settings)
 
     @final
     def path(self, table: str | None = None) -> list[nn.Module]:
