@@ -137,7 +137,7 @@ def sequence(read: Any, task: str) -> tuple[Tensor, Tensor]:
             f"Task `{task}` should read a sequence of tokens. Found features without tokens; choose an encoder such "
             "as `text`, and a sharing scheme and stage that keep them."
         )
-    return torch.cat([values for values, _ in parts], -1), parts[0][1]
+    return torch.cat([part[0] for part in parts], -1), parts[0][1]
 
 
 def token_errors(scores: Tensor, tags: Tensor, lengths: Tensor, task: str, mask: Tensor) -> Tensor:
