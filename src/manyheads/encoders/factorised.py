@@ -102,7 +102,7 @@ class Factorised(Encoder):
         dropout: float = 0.3,
         residual: bool = False,
         d_embedding: int = 16,
-        d_dropout: float = 0.2,
+        d_dropout: float = 0.4,
         start: float = 0.1,
     ) -> None:
         if not 0 <= d_dropout < 1 or not 0 < start < math.inf or d_embedding < 1:
