@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .learner import Learner
     from .tasks import Task
     from .tasks.classification import Binary, Multiclass, Multilabel, Ordinal
+    from .tasks.dense import Segmentation
     from .tasks.regression import Count, Regression
 
 _WORDS = {
@@ -32,13 +33,14 @@ _WORDS = {
     "Ordinal": "tasks.classification",
     "Regression": "tasks.regression",
     "Count": "tasks.regression",
+    "Segmentation": "tasks.dense",
     "Sampler": "data.sampler",
 }
 _MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
 
 __all__ = [
     "Binary", "ConfigError", "Count", "DataError", "Fault", "Learner", "Multiclass", "Multilabel", "Ordinal",
-    "Regression", "Sampler", "Task", "__version__", "balance", "datasets", "objectives",
+    "Regression", "Sampler", "Segmentation", "Task", "__version__", "balance", "datasets", "objectives",
 ]  # fmt: skip
 
 
