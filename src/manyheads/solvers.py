@@ -8,6 +8,10 @@ weight, with which the update is that of the other rows.
 The quadratic programs are non-negative least squares over a root R of C (:math:`R^T R = C`), solved by active sets,
 which end after finitely many steps in the exact point. Where rows depend on each other the weights are not the only
 ones, but their sum of gradients is.
+
+Gradients that are known up to a `rounding` (the spacing of float32, say) have cosines that are known as far, and the
+eigenvalues of K of them K times as far. Methods whose weights may be as large as 1 / rounding for nearly opposite rows
+then solve with :math:`C + K\,\mathrm{rounding}\,I`, which keeps rounding from becoming the update.
 """
 
 from __future__ import annotations
@@ -51,14 +55,14 @@ class _Rows(NamedTuple):
     """R (rank, rows), with R^T R = C."""
 
 
-def _rows(gram: Array, take: Array | None = None) -> _Rows:
+def _rows(gram: Array, take: Array | None = None, rounding: float = 0.0) -> _Rows:
     diagonal = np.diagonal(gram)
     live = diagonal > np.finfo(float).tiny
     if take is not None:
         live = live & take
     norms = np.sqrt(diagonal[live])
     cosines = np.clip(gram[np.ix_(live, live)] / norms[:, None] / norms, -1.0, 1.0)
-    np.fill_diagonal(cosines, 1.0)
+    np.fill_diagonal(cosines, 1.0 + len(cosines) * rounding)
     values, vectors = np.linalg.eigh(cosines)
     keep = values > ROUNDING * values.max(initial=1.0)
     root = np.sqrt(values[keep])[:, None] * vectors[:, keep].T
@@ -146,7 +150,7 @@ def _nearest(rows: _Rows, u: Array) -> tuple[Array, float]:
     return v, complementary(extra, rows.cosines @ v)
 
 
-def project_mean(gram: Array, preference: Array | None = None) -> Solved:
+def project_mean(gram: Array, preference: Array | None = None, rounding: float = 0.0) -> Solved:
     r"""The preference-weighted mean of the rows, projected once onto the cone of directions that conflict with no row.
 
     With :math:`u_k = p_k / K` it is w >= u with the least w'Gw; then (Gw)_k >= 0, with equality where w_k > u_k.
@@ -154,7 +158,7 @@ def project_mean(gram: Array, preference: Array | None = None) -> Solved:
     A row of zeros keeps p_k / K.
     """
     weights = (np.ones(len(gram)) if preference is None else preference) / len(gram)
-    rows = _rows(gram)
+    rows = _rows(gram, rounding=rounding)
     mean = weights[rows.live] * rows.norms
     size = mean.sum()
     if not size:
@@ -164,7 +168,7 @@ def project_mean(gram: Array, preference: Array | None = None) -> Solved:
     return Solved(weights, missed)
 
 
-def mean_projected(gram: Array, preference: Array | None = None) -> Solved:
+def mean_projected(gram: Array, preference: Array | None = None, rounding: float = 0.0) -> Solved:
     r"""The mean of the rows' own projections onto the cone of directions that conflict with no row.
 
     For each i, :math:`v_i` is v >= e_i with the least v'Cv, and :math:`w = \frac1K \sum_i p_i n_i v_i / n`. The
@@ -173,7 +177,7 @@ def mean_projected(gram: Array, preference: Array | None = None) -> Solved:
     A row of zeros keeps p_k / K.
     """
     p = np.ones(len(gram)) if preference is None else preference
-    rows = _rows(gram)
+    rows = _rows(gram, rounding=rounding)
     mean = p[rows.live] / len(gram) * rows.norms
     total, worst = np.zeros(len(mean)), 0.0
     for size, unit in zip(mean, np.eye(len(mean)), strict=True):
@@ -185,7 +189,7 @@ def mean_projected(gram: Array, preference: Array | None = None) -> Solved:
     return Solved(weights, worst)
 
 
-def conflict_averse(gram: Array, c: float, preference: Array | None = None) -> Solved:
+def conflict_averse(gram: Array, c: float, preference: Array | None = None, rounding: float = 0.0) -> Solved:
     r"""The direction within c |g_0| of the mean g_0 whose worst inner product with a row is the best.
 
     .. math:: \max_d \min_k g_k^T d \quad\text{with}\quad |d - g_0| \le c |g_0|, \qquad g_0 = \tfrac1K \sum_k p_k g_k.
@@ -206,7 +210,7 @@ def conflict_averse(gram: Array, c: float, preference: Array | None = None) -> S
     A row of zeros keeps p_k / K.
     """
     weights = (np.ones(len(gram)) if preference is None else preference) / len(gram)
-    rows = _rows(gram)
+    rows = _rows(gram, rounding=rounding)
     mean = weights[rows.live] * rows.norms
     size = mean.sum()
     if not size or not c:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cases import catalogue
+from torch import nn
 
 from manyheads.balance import Balance
 from manyheads.balance.aggregation import Aggregation
@@ -262,3 +264,18 @@ def test_its_weights_are_computed_another_way_somewhere(case):
         f"The weights of `{case.word}` should be checked against another computation. Found the word in no file of "
         "tests/values; add one there."
     )
+
+
+def test_rounding_is_no_direction(case):
+    """Two tasks opposite but for the last bit of float32, and one between: the update stays of the gradients' size."""
+    for seed in range(10):
+        random = torch.Generator().manual_seed(seed)
+        rows = torch.randn(4, 200, generator=random)
+        rows[1] = -3 * rows[0] * (1 + 1e-7 * torch.randn(200, generator=random))
+        rows[3] = (rows[2] + rows[0]) / 2
+        p = nn.Parameter(torch.zeros(200))
+        balance = case()
+        names = ("a", "b", "c", "d")
+        assert balance.backward({task: row @ p + 1 for task, row in zip(names, rows, strict=True)})
+        assert p.grad.norm() < 3 * rows.norm(dim=1).sum()
+        assert max(map(abs, balance.last_weights.values())) < 1e3

@@ -30,12 +30,14 @@ class Problem:
         tasks: names; what a method remembers is kept under them.
         losses: their losses (tasks,), None where nobody knows them.
         preference: the user's `weight` of each task (tasks,), 1 where unsaid.
+        rounding: relative rounding of the gradients that `gram` is of; 0 where it is exact.
     """
 
     gram: Array
     tasks: tuple[str, ...]
     losses: Array | None
     preference: Array
+    rounding: float = 0.0
 
 
 UNSOLVED = float("nan")
@@ -211,7 +213,8 @@ class Aggregation(Balance):
         self._age += 1
         preference = losses.preferences().double().cpu().numpy()
         values = losses.vector.detach().double().cpu().numpy()
-        solution = self._solved(Problem(gram, losses.tasks, values, preference))
+        rounding = torch.finfo(losses.vector.dtype).eps if losses.vector.dtype != torch.float64 else 0.0
+        solution = self._solved(Problem(gram, losses.tasks, values, preference, rounding))
         self._watch.add(losses.tasks, gram, solution, mode)
         weights = self.sized(solution.weights, preference)
         self.last_weights = dict(zip(losses.tasks, weights.tolist(), strict=True))

@@ -47,4 +47,4 @@ class CAGrad(Aggregation):
         self.c = c
 
     def solve(self, problem: Problem) -> Solution:
-        return Solution(*solvers.conflict_averse(problem.gram, self.c, problem.preference))
+        return Solution(*solvers.conflict_averse(problem.gram, self.c, problem.preference, problem.rounding))

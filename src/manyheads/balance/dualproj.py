@@ -34,4 +34,4 @@ class DualProj(Aggregation):
         super().__init__(gramian=gramian, every=every)
 
     def solve(self, problem: Problem) -> Solution:
-        return Solution(*solvers.project_mean(problem.gram, problem.preference))
+        return Solution(*solvers.project_mean(problem.gram, problem.preference, problem.rounding))
