@@ -139,22 +139,20 @@ class StackedGradients:
 
     def exact(self, leaves: Sequence[Tensor], runs: Sequence[int], masks: Sequence[Tensor | bool]) -> np.ndarray:
         """The Gramians of some runs over the parameters that are shared (runs, tasks, tasks)."""
-        rows: list[list[Tensor | None]] = [[] for _ in leaves]
+        every = list(runs) == list(range(self.n_runs))
+        rows = [leaf.new_zeros(len(runs), self.n, *leaf.shape[1:]) for leaf in leaves]
         for k in range(self.n):
             one = torch.zeros(self.n_runs, self.n, dtype=self.dtype)
             one[runs, k] = 1.0
             for own, g in zip(rows, self.gradients(leaves, one), strict=True):
-                own.append(None if g is None else g[runs])
+                if g is not None:
+                    own[:, k] = g if every else g[runs]
         total = torch.zeros(len(runs), self.n, self.n, dtype=torch.float64)
         for own, mask in zip(rows, masks, strict=True):
-            there = [k for k, g in enumerate(own) if g is not None]
-            if not there:
-                continue
-            each = torch.stack([own[k] for k in there], 1)  # type: ignore[misc]
             if isinstance(mask, Tensor):
-                each = torch.where(over(mask, each[:, 0], mask.shape[1]).unsqueeze(1), each, 0.0)
-            flat = each.flatten(2)
-            total[:, torch.tensor(there)[:, None], there] += (flat @ flat.mT).double()
+                own = torch.where(over(mask, own[:, 0], mask.shape[1]).unsqueeze(1), own, 0.0)
+            flat = own.flatten(2)
+            total += (flat @ flat.mT).double()
         return _even(total.numpy())
 
 
