@@ -56,7 +56,7 @@ class Trace:
             return shared
         if isinstance(shared, tuple):
             return (self.hand(task, shared[0]), *shared[1:])
-        if isinstance(shared, Mapping):  # raw inputs: nothing below them learns
+        if isinstance(shared, Mapping) or not shared.requires_grad:  # raw inputs: nothing below them learns
             return shared
         view = shared.view_as(shared)
         self.cut.setdefault(task, []).append((shared, view))

@@ -80,9 +80,9 @@ def mix(shares: Tensor, outputs: Features, own: bool = False) -> Features:
         shares (tasks, batch, experts) or (tasks, experts); outputs (experts, batch, ...), or with `own`
         (experts, tasks, batch, ...) -> (tasks, batch, ...).
     """
-    if isinstance(outputs, tuple):  # a sequence; experts agree on its mask
-        values, mask = outputs
-        return mix(shares, values, own), mask[0].expand(len(shares), *mask.shape[-2:])
+    if isinstance(outputs, tuple):  # a sequence; experts agree on its mask and what follows
+        values, *rest = outputs
+        return (mix(shares, values, own), *(z[0] if own else z[0].expand(len(shares), *z.shape[1:]) for z in rest))
     shares = shares.to(outputs.dtype)
     if own:
         return torch.einsum("kbe,ekb...->kb...", shares, outputs)
@@ -197,7 +197,7 @@ class Level(nn.Module):
         if shared is None:
             return private
         common = mix(shares[..., : self.n_shared], shared)
-        return (common[0] + private[0], common[1]) if isinstance(common, tuple) else common + private
+        return (common[0] + private[0], *common[1:]) if isinstance(common, tuple) else common + private
 
     def common(self, tasks: Sequence[str], read: Features, shared: Features, own: Features) -> Features:
         """What the shared experts of the next level read: a mixture of all experts.
@@ -284,7 +284,7 @@ def _cat(features: Sequence[Features]) -> Features:
 def _mean(outputs: Features) -> Features:
     """Over the experts."""
     if isinstance(outputs, tuple):
-        return outputs[0].mean(0), outputs[1][0]
+        return (outputs[0].mean(0), *(z[0] for z in outputs[1:]))
     return outputs.mean(0)
 
 
