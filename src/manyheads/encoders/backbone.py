@@ -117,7 +117,7 @@ class Words:
         slot = (~read).to(torch.int8).argsort(dim=1, stable=True)[:, :n]  # of each sub-word
         perm = (~first).to(torch.int8).argsort(dim=1, stable=True)  # the slot at each place
         number = torch.where(read, read.cumsum(1) - 1, n)
-        group = torch.where(own, first.cumsum(1) - 1, ids.shape[1])
+        group = torch.where(own & read, first.cumsum(1) - 1, ids.shape[1])
         seen = read.gather(1, slot)
         mask = torch.arange(ids.shape[1], device=ids.device) < first.sum(1, keepdim=True)
         carried = number.gather(1, perm), perm.argsort(1).gather(1, slot), group.gather(1, slot)
