@@ -152,7 +152,8 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in parts)
         seen = mask.clone()
         seen[:, 0] = True  # somebody must be seen where there is no token
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen[:, None, None, :], -torch.inf)
+        mixed = scores.softmax(-1) @ v  # torch's own attention cannot be mapped over copies (`vmap`)
         values = values + self.dropout(self.out(mixed.transpose(1, 2).flatten(-2)))
         values = values + self.dropout(self.down(F.gelu(self.up(self.norms[1](values)))))
         return values * mask.unsqueeze(-1), mask
