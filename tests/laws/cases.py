@@ -60,7 +60,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
             {"size": (6, 8), "loss": "log_loss+dice", "values": {0: "no", 1: "a", 2: "b"}},
         ],
         "relation": [{"target": ("tags", "links")}],
-        "detection": [{"size": (24, 32)}, {"size": (24, 32), "classes": ("sign", "car", "bus")}],
+        "detection": [{"size": (24, 32)}, {"size": (24, 32), "names": ("sign", "car", "bus")}],
     },
     Encoder: {
         "audio": [
@@ -266,7 +266,7 @@ def _things(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def _true_boxes(task: Any, target: Ragged) -> torch.Tensor:
     """Sure of the middles alone, each with its own box, on a map of stride 4."""
-    n = len(task.classes)
+    n = len(task.names)
     output = torch.full((len(target), n + 4, 6, 8), -60.0)
     for i, row in enumerate(target):
         for x0, y0, x1, y1, c in row.double().tolist():
@@ -324,7 +324,7 @@ KINDS: dict[str, Kind] = {
     "detection": Kind(
         _things,
         _true_boxes,
-        output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.classes) + 4, 6, 8),
+        output=lambda t, y, *lead: torch.randn(*lead, len(y), len(t.names) + 4, 6, 8),
         read=lambda t, y: ([3, 5], [torch.randn(len(y), 3, 6, 8), torch.randn(len(y), 5, 3, 4)]),
     ),
     "binary": Kind(lambda rng, n: rng.integers(0, 2, n), lambda t, y: _signs(t, y).unsqueeze(-1), lambda t: 1),

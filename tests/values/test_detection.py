@@ -201,7 +201,7 @@ DOG = [0, 0, 5, 8, "dog"]
 
 def test_empty_is_known_and_null_is_not():
     labels = _frame([CAT], None, [], json.dumps([DOG, CAT]), "null", np.nan, np.array([[1, 2, 3, 4, 1]], object))
-    task = Detection("boxes", size=(50, 100), classes=("cat", "dog", 1))
+    task = Detection("boxes", size=(50, 100), names=("cat", "dog", 1))
     target, known = task.encode(labels)
     assert known.tolist() == [True, False, True, True, False, False, True]
     assert target.lengths.tolist() == [1, 0, 0, 2, 0, 0, 1]
@@ -240,7 +240,7 @@ def test_an_empty_picture_teaches_that_nothing_is_there_and_an_unknown_one_nothi
     ],
 )
 def test_a_wrong_box_is_refused_by_its_row(cell, said):
-    task = Detection("pets", target="boxes", size=(50, 100), classes=("cat", "dog"))
+    task = Detection("pets", target="boxes", size=(50, 100), names=("cat", "dog"))
     with pytest.raises(DataError, match=said) as error:
         task.encode(_frame([CAT], cell))
     assert "`pets`" in str(error.value)
@@ -248,7 +248,7 @@ def test_a_wrong_box_is_refused_by_its_row(cell, said):
 
 
 def test_boxes_that_stand_out_are_clipped_and_counted():
-    task = Detection("boxes", size=(50, 100), classes=("cat",))
+    task = Detection("boxes", size=(50, 100), names=("cat",))
     with pytest.warns(UserWarning, match=r"`boxes`.*Found 2 that stand out, the first in row 1"):
         target, _ = task.encode(_frame([CAT], [[-5, 20, 30, 40, "cat"], [90, 40, 130, 90, "cat"], CAT]))
     assert target.values[1].tolist() == pytest.approx([0, 0.4, 0.3, 0.8, 0])
@@ -282,7 +282,7 @@ def test_settings_that_make_no_sense(settings, said):
 
 def test_the_error_is_the_slow_loop(rng):
     """Place by place, from the formulas."""
-    task = Detection("boxes", size=(24, 32), classes=("a", "b")).fitted(_frame([[3, 2, 15, 20, "a"]]))
+    task = Detection("boxes", size=(24, 32), names=("a", "b")).fitted(_frame([[3, 2, 15, 20, "a"]]))
     labels = _frame([[3, 2, 15, 20, "a"], [6, 8, 12, 15, "b"], [20, 10, 31, 23, "a"]], [], [[0.5, 0.5, 1, 1, "b"]])
     target, known = task.encode(labels)
     output = torch.randn(3, 6, 6, 8, dtype=torch.float64)
@@ -337,7 +337,7 @@ def test_a_fresh_head_says_a_box_of_the_usual_size_everywhere_and_is_unsure():
 
 def test_features_without_places_are_refused():
     with pytest.raises(ValueError, match="attach"):
-        Detection("boxes", classes=("a",)).head([7])(torch.randn(2, 7))
+        Detection("boxes", names=("a",)).head([7])(torch.randn(2, 7))
 
 
 def test_a_net_learns_where_squares_are(rng):
@@ -384,7 +384,7 @@ def test_moved_is_where_the_pixels_go(rng):
     """A rectangle is drawn, moved as pictures are, and found again."""
     from manyheads.augment.moving import _moved as moved_pictures
 
-    task = Detection("boxes", size=64, classes=("a",))
+    task = Detection("boxes", size=64, names=("a",))
     for affine in (
         [[-1.0, 0, 0], [0, 1, 0]],
         [[1.0, 0, 0], [0, -1, 0]],
@@ -401,7 +401,7 @@ def test_moved_is_where_the_pixels_go(rng):
 
 
 def test_a_turn_by_a_right_angle_and_a_little_one():
-    task = Detection("boxes", size=64, classes=("a",))
+    task = Detection("boxes", size=64, names=("a",))
     quarter = _moved(task, [[0.6, 0.4, 0.9, 0.5]], [[0.0, -1, 0], [1.0, 0, 0]]).values[0]
     assert quarter[:4].tolist() == pytest.approx([0.4, 0.1, 0.5, 0.4], abs=1e-6)
     c, s = math.cos(0.2), math.sin(0.2)
@@ -410,7 +410,7 @@ def test_a_turn_by_a_right_angle_and_a_little_one():
 
 
 def test_boxes_that_leave_are_dropped_and_the_row_stays_known_to_be_empty():
-    task = Detection("boxes", size=64, classes=("a",))
+    task = Detection("boxes", size=64, names=("a",))
     right = [[1.0, 0, -0.5], [0, 1, 0]]  # things go to the right by a quarter of the width
     boxes = [[0.0, 0, 0.2, 1], [0.5, 0, 0.9, 1], [0.6, 0, 1.0, 1], [0.1, 0, 1.0, 1], [0.9, 0, 1.0, 1]]
     found = _moved(task, boxes, right)
@@ -445,7 +445,7 @@ def test_boxes_come_back_in_pixels_of_their_own_pictures(tmp_path, resize):
 
 
 def test_a_row_with_boxes_and_no_picture_is_refused(tmp_path):
-    task = Detection("boxes", picture="photo", classes=("cat",))
+    task = Detection("boxes", picture="photo", names=("cat",))
     with pytest.raises(DataError, match=r"`photo`.*Found no such column"):
         task.encode(_frame([CAT]))
     with pytest.raises(DataError, match=r"`photo`.*Found no file there in row 0"):

@@ -66,7 +66,7 @@ class Detection(Task):
     are in one place of that map cannot be told apart where they are of one class, and have one box where they are not.
 
     Args:
-        classes: of things, in order; default: all of the training part, sorted.
+        names: of the classes, in order; default: all of the training part, sorted.
         size: height and width of the canvas, or one number for both, as the column type ``image`` has it.
         resize: ``stretch`` or ``letterbox``, likewise; a crop would cut things off that are there to be found.
         picture: the column with the pictures, which tells their sizes; by default boxes are in pixels of the canvas.
@@ -85,7 +85,7 @@ class Detection(Task):
         than a place of the map can be told; every box counts the same, whatever its size.
     """
 
-    classes: tuple[Any, ...] = ()
+    names: tuple[Any, ...] = ()
     size: int | tuple[int, int] = SIZE
     resize: str = "stretch"
     picture: str | None = None
@@ -137,8 +137,8 @@ class Detection(Task):
             )
         corners = np.concatenate([c for c, _ in found])
         usual = np.median(corners[:, 2:] - corners[:, :2], axis=0)
-        classes = self.classes or tuple(sorted(names, key=lambda v: (isinstance(v, str), v)))
-        return self._replace(classes=classes, usual=tuple(usual.tolist()))
+        classes = self.names or tuple(sorted(names, key=lambda v: (isinstance(v, str), v)))
+        return self._replace(names=classes, usual=tuple(usual.tolist()))
 
     def encode(self, labels: pd.DataFrame) -> tuple[Ragged, Tensor]:
         """Labels -> (target, known).
@@ -146,7 +146,7 @@ class Detection(Task):
         Shape:
             target: per row (boxes, 5): x0, y0, x1, y1 from 0 to 1 of the canvas, and the class's index; known (rows,).
         """
-        place = {plain(c): i for i, c in enumerate(self.classes)}
+        place = {plain(c): i for i, c in enumerate(self.names)}
         rows = [np.empty((0, 5), np.float32)] * len(labels)
         known = torch.zeros(len(labels), dtype=torch.bool)
         out: list[int] = []
@@ -155,7 +155,8 @@ class Detection(Task):
                 if name not in place:
                     raise DataError(
                         f"Task `{self.name}`: column `{self.targets[0]}` has the class {name!r} in row {row}, which "
-                        f"was never seen in training. {hint(str(name), [str(c) for c in self.classes])}"
+                        "was never seen in training; list it under `names` if a later training should know it. "
+                        f"{hint(str(name), [str(c) for c in self.names])}"
                     )
             indices = np.array([place[name] for name in names], float)
             rows[row] = np.concatenate([corners, indices[:, None]], 1).astype(np.float32)
@@ -231,20 +232,20 @@ class Detection(Task):
             )
         value = frame[self.picture].iloc[row]
         try:
-            image = opened(value, self.root)
+            with opened(value, self.root) as image:
+                return image.size
         except ValueError as error:
             raise DataError(
                 f"Task `{self.name}`: column `{self.picture}` should hold the picture of every row with boxes. Found "
                 f"{error} in row {row}."
             ) from None
-        return image.size
 
     # -- the net
 
     def head(self, widths: Sequence[int]) -> nn.Module:
         if self.sees:
             raise ConfigError(f"Task `{self.name}`: a head for boxes cannot see other tasks. Found `sees`; remove it.")
-        return _BoxHead(widths, self.d_head, max(len(self.classes), 1))
+        return _BoxHead(widths, self.d_head, max(len(self.names), 1))
 
     def errors(self, output: Tensor, target: Ragged) -> Tensor:
         lead, maps = output.shape[:-4], output.shape[-4:]
@@ -252,7 +253,7 @@ class Detection(Task):
         return torch.stack(every).reshape(*lead, maps[0])
 
     def _errors(self, output: Tensor, target: Ragged) -> Tensor:
-        n = len(self.classes)
+        n = len(self.names)
         logits, boxes = output[:, :n], self._boxes(output[:, n:])
         y, wanted, share = self._drawn(target, output)
         p = logits.sigmoid()
@@ -293,7 +294,7 @@ class Detection(Task):
             for i, k in ((0, w), (1, h))
         )
         bells = down[..., :, None] * across[..., None, :] * there[..., None, None]  # (batch, n, h, w)
-        y = boxes.new_zeros(len(boxes), len(self.classes), h, w)
+        y = boxes.new_zeros(len(boxes), len(self.names), h, w)
         y = y.scatter_reduce(1, classes[..., None, None].expand(bells.shape), bells, "amax")
         area = (corners[..., 2] - corners[..., 0]) * (corners[..., 3] - corners[..., 1])
         owner = torch.where(bells > 0, area[..., None, None], math.inf).argmin(1)  # (batch, h, w)
@@ -312,13 +313,13 @@ class Detection(Task):
 
     def ensemble(self, outputs: Tensor) -> Tensor:
         """The log odds of the members' mean probability, and the mean of what they say of boxes."""
-        logits, boxes = outputs.split([len(self.classes), 4], -3)
+        logits, boxes = outputs.split([len(self.names), 4], -3)
         mean = F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
         return torch.cat([mean, boxes.mean(0)], -3)
 
     def rows(self, output: Tensor) -> Rows:
         """The boxes of each picture, the surest first, in pixels of the canvas (`Boxes`)."""
-        n = len(self.classes)
+        n = len(self.names)
         scores = output[:, :n].float().sigmoid()
         peaks = scores.masked_fill(scores < F.max_pool2d(scores, 3, stride=1, padding=1), 0.0)
         surest, index = peaks.flatten(1).topk(min(MOST, peaks[0].numel()))
@@ -370,7 +371,7 @@ class Detection(Task):
         return objects([json.dumps(self._named(boxes), ensure_ascii=False) for boxes in values])
 
     def _named(self, boxes: Boxes) -> list[list[Any]]:
-        corners, names = np.asarray(boxes.corners).tolist(), [self.classes[int(c)] for c in boxes.classes]
+        corners, names = np.asarray(boxes.corners).tolist(), [self.names[int(c)] for c in boxes.classes]
         if boxes.scores is None:
             return [[*c, name] for c, name in zip(corners, names, strict=True)]
         scores = np.asarray(boxes.scores).tolist()
