@@ -78,6 +78,8 @@ class Seen:
 MOST_ROWS, MOST_NUMBERS = 4096, 2**21
 """Rows that pass a model at a time, and the numbers of a picture, a text or a recording that they may have together:
 what a net makes of those is many times as large."""
+SHARE = 16
+"""Where lengths differ, about a sixteenth of all rows pass at a time."""
 
 
 def at_a_time(taskset: Taskset) -> int:
@@ -92,6 +94,13 @@ def at_a_time(taskset: Taskset) -> int:
     return max(min(MOST_ROWS, MOST_NUMBERS // widest), 1)
 
 
+def by_length(taskset: Taskset) -> Tensor | None:
+    """All rows from the shortest to the longest; None where they are of one length."""
+    found = [values.lengths for values in taskset.inputs.values() if isinstance(values, Ragged)]
+    lengths = torch.stack(found).sum(0).cpu() if found else torch.zeros(0)
+    return lengths.argsort(stable=True) if len(lengths) and bool((lengths != lengths[0]).any()) else None
+
+
 @torch.no_grad()
 def run(
     model: nn.Module,
@@ -103,8 +112,10 @@ def run(
 ) -> dict[str, Any]:
     """Outputs of these tasks for all rows of a table, as `Task.rows` keeps them, in evaluation mode, batch by batch.
 
+    Rows of like length pass the model together, so that little of a batch is padding.
+
     Args:
-        rows: rows at a time; by default as many as `at_a_time` says.
+        rows: rows at a time; by default as many as `at_a_time` says, and a `SHARE` of them where lengths differ.
         seen: takes in what the sharing scheme wants to be seen.
     """
     training = model.training
@@ -113,10 +124,14 @@ def run(
     wanted = tuple(described or ()) if tasks is None else tuple(tasks)
     parts: dict[str, list[Any]] = {t: [] for t in wanted}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    rows = at_a_time(taskset) if rows is None else rows
+    order = by_length(taskset)
+    if rows is None:
+        rows = at_a_time(taskset)
+        rows = rows if order is None else min(rows, max(64, len(taskset) // SHARE))
     try:
         for start in range(0, len(taskset), rows):
-            index = torch.arange(start, min(start + rows, len(taskset)))
+            stop = min(start + rows, len(taskset))
+            index = torch.arange(start, stop) if order is None else order[start:stop]
             x = {k: v[index].to(device) if hasattr(v, "to") else v[index] for k, v in taskset.inputs.items()}
             trace = None if seen is None else Trace(pairing=False)
             outputs = model(x, wanted, table, trace) if described is not None else model(x)
@@ -132,7 +147,8 @@ def run(
                     parts[name].append(own.cpu() if isinstance(own, Tensor) else own)
     finally:
         model.train(training)
-    return {t: joined(p) for t, p in parts.items() if p}
+    whole = {t: joined(p) for t, p in parts.items() if p}
+    return whole if order is None else {t: found[order.argsort()] for t, found in whole.items()}
 
 
 def results(

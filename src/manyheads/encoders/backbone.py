@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ..catalog import hint
 from ..faults import ConfigError, MissingExtra
 from ..graph import reached
 from ..ragged import Ragged
@@ -346,12 +347,15 @@ def _library() -> Any:
     return transformers
 
 
-def backbone(model: str | None, config: Mapping[str, Any] | None) -> Any:
+def backbone(model: str | None, config: Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> Any:
     """A model of transformers, in 32 bits: pretrained, or of this architecture with weights at random.
+
+    Args:
+        changes: what is other than the architecture says.
 
     Raises:
         MissingExtra: transformers is not installed.
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or nothing that could be changed under this name.
     """
     library = _library()
     silent = library.utils.logging
@@ -361,7 +365,13 @@ def backbone(model: str | None, config: Mapping[str, Any] | None) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            described = library.AutoConfig.for_model(**(architecture(str(model)) if config is None else config))
+            values = architecture(str(model)) if config is None else dict(config)
+            for key in changes or {}:
+                if key not in values:
+                    raise ConfigError(
+                        f"`changes` should name settings of the model. Found `{key}`. {hint(key, values)}"
+                    )
+            described = library.AutoConfig.for_model(**(values | dict(changes or {})))
             described.use_cache = described.apply_spec_augment = False
             if config is not None:
                 return library.AutoModel.from_config(described, dtype=torch.float32)
