@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .tasks import Task
     from .tasks.classification import Binary, Multiclass, Multilabel, Ordinal
     from .tasks.dense import Segmentation
+    from .tasks.detection import Detection
     from .tasks.regression import Count, Regression
 
 _WORDS = {
@@ -33,14 +34,15 @@ _WORDS = {
     "Ordinal": "tasks.classification",
     "Regression": "tasks.regression",
     "Count": "tasks.regression",
+    "Detection": "tasks.detection",
     "Segmentation": "tasks.dense",
     "Sampler": "data.sampler",
 }
 _MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
 
 __all__ = [
-    "Binary", "ConfigError", "Count", "DataError", "Fault", "Learner", "Multiclass", "Multilabel", "Ordinal",
-    "Regression", "Sampler", "Segmentation", "Task", "__version__", "balance", "datasets", "objectives",
+    "Binary", "ConfigError", "Count", "DataError", "Detection", "Fault", "Learner", "Multiclass", "Multilabel",
+    "Ordinal", "Regression", "Sampler", "Segmentation", "Task", "__version__", "balance", "datasets", "objectives",
 ]  # fmt: skip
 
 

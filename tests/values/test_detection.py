@@ -14,13 +14,21 @@ import torch
 from PIL import Image
 
 from manyheads import metrics
+from manyheads.augment import Augmentation
 from manyheads.boxes import Boxes, iou
+from manyheads.catalog import find
+from manyheads.data import Block, Taskset
+from manyheads.data.formats.pictures import Pictures
+from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError
 from manyheads.metrics import Predicted
+from manyheads.model import Model
 from manyheads.overlap import giou, kept
 from manyheads.overlap import iou as iou_of_tensors
 from manyheads.ragged import Ragged, objects
+from manyheads.sharing import Sharing
 from manyheads.tasks import Task
+from manyheads.tasks.classification import Binary
 from manyheads.tasks.detection import Detection
 
 
@@ -422,6 +430,29 @@ def test_boxes_that_leave_are_dropped_and_the_row_stays_known_to_be_empty():
     assert _moved(task, [[0.0, 0, 1, 1]], twice).lengths.tolist() == [0]
 
 
+def test_augmentations_move_boxes_with_their_pictures():
+    """A bright rectangle among others is still in its box after a flip and a crop."""
+    task = Detection("boxes", size=64, names=("a",)).fitted(_frame([[0, 0, 20, 20, "a"]]))
+    pictures, cells = torch.zeros(40, 1, 64, 64, dtype=torch.uint8), []
+    for i in range(40):
+        x, y = 20 + i % 7, 18 + i % 11
+        pictures[i, 0, y : y + 16, x : x + 20] = 255
+        cells.append([[x, y, x + 20, y + 16, "a"]] if i % 3 else None)
+    target, known = task.encode(_frame(*cells))
+    rows = Taskset({"image:photo": pictures}, (Block(("boxes",), target, known),))
+    for word in ("flip", "crop"):
+        found = find(Augmentation, word)()(rows, {"boxes": task}, torch.Generator().manual_seed(0))
+        boxes, there, _ = found.labels("boxes")
+        assert torch.equal(there, known)
+        assert torch.equal(boxes.lengths, target.lengths)
+        assert not torch.equal(boxes.values, target.values)
+        for picture, own in zip(found.inputs["image:photo"], boxes, strict=True):
+            for x0, y0, x1, y1 in (own[:, :4] * 64).tolist():
+                inside = (picture[0] > 127).nonzero().float()
+                drawn = [*inside.amin(0).flip(0).tolist(), *(inside.amax(0).flip(0) + 1).tolist()]
+                np.testing.assert_allclose([x0, y0, x1, y1], drawn, atol=1.01)
+
+
 # -- pixels of the pictures themselves
 
 
@@ -451,3 +482,33 @@ def test_a_row_with_boxes_and_no_picture_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"`photo`.*Found no file there in row 0"):
         task.encode(_frame([CAT], photo=[str(tmp_path / "none.png")]))
     assert task.encode(_frame())[0].values.shape == (0, 5)
+
+
+def test_pictures_are_set_aside_from_the_list_of_train(tmp_path):
+    for i in range(9):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"p{i}.png")
+    (tmp_path / "train.txt").write_text("\n".join(f"p{i} 1" for i in range(7)), encoding="utf-8")
+    (tmp_path / "test.txt").write_text("p7\np8", encoding="utf-8")
+    parts = {"train": "train.txt", "test": "test.txt"}
+    frame = Pictures(parts=parts, aside={"valid": 3, "test": 4}).frame(tmp_path)
+    assert frame["part"].tolist() == ["valid", "test", "train", "valid", "train", "test", "valid", "test", "test"]
+    for wrong in ({"aside": {"valid": 1}, "parts": parts}, {"aside": {"valid": 3}}):
+        with pytest.raises(ValueError, match="`aside`"):
+            Pictures(**wrong)
+
+
+# -- whatever gives the features
+
+
+@pytest.mark.parametrize("sharing", ["hard", "mmoe", "ple", "crossstitch", "mtan"])
+def test_a_head_reads_one_map_or_several_where_the_scheme_allows_it(sharing):
+    layout = {"t": {"image:photo": {"channels": 3, "size": [32, 48], "mean": [100.0] * 3, "sd": [60.0] * 3}}}
+    x = {"image:photo": torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)}
+    task = Detection("boxes", names=("a", "b", "c"), size=(32, 48), attach=[1, 2] if sharing == "hard" else None)
+    tasks = [task, Binary("y", classes=(0, 1))]
+    scheme = find(Sharing, sharing)(lambda: find(Encoder, "image")(layout, width=8, n_stages=3), tasks)
+    outputs = Model(scheme, tasks)(x)
+    assert outputs["boxes"].shape == (2, 7, *((8, 12) if sharing == "hard" else (4, 6)))
+    assert len(task.rows(outputs["boxes"].detach())) == 2
+    target, known = task.encode(_frame([[1, 2, 20, 20, "a"]], None))
+    task.mean_loss(outputs["boxes"], target, known).backward()
