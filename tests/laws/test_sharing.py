@@ -42,6 +42,12 @@ def _model(pair, tasks=None, seed=0, **more):
     return build(*pair, five_tasks() if tasks is None else tasks, seed, **more).eval()
 
 
+def _together(pair):
+    """Leave out what no two members of can be run as one, for the reason that its class gives."""
+    if pair[1].cls.alone:
+        pytest.skip(pair[1].cls.alone)
+
+
 def _x(pair, n=12, table=0):
     return inputs_of(layout_of(pair[1].word, table), n)
 
@@ -262,6 +268,7 @@ def test_state_dict_and_back(pair):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_an_ensemble_is_its_members(pair, dtype, tolerance):
+    _together(pair)
     torch.set_default_dtype(dtype)
     try:
         members = [_model(pair, seed=m).to(dtype) for m in range(3)]
@@ -284,6 +291,7 @@ def test_an_ensemble_is_its_members(pair, dtype, tolerance):
 
 
 def test_an_ensemble_saves_and_loads(pair):
+    _together(pair)
     ensembles = [Ensemble.of(lambda s: _model(pair, seed=s), 2, seed).eval() for seed in (0, 1)]
     ensembles[1].load_state_dict(ensembles[0].state_dict())
     x = _x(pair)
@@ -294,6 +302,7 @@ def test_an_ensemble_saves_and_loads(pair):
 
 
 def test_an_ensemble_can_be_traced(pair):
+    _together(pair)
     """It has no cut, but the graph still tells whose head is whose, and no tensor of a member leaks out of `vmap`."""
     ensemble = Ensemble([_model(pair, seed=m) for m in range(2)]).eval()
     trace = Trace(cut=True)
