@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from manyheads import metrics
@@ -30,6 +32,8 @@ from manyheads.sharing import Sharing
 from manyheads.tasks import Task
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.detection import Detection
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
 
 
 def _random_boxes(rng, n, side=60, least=1):
@@ -495,6 +499,25 @@ def test_pictures_are_set_aside_from_the_list_of_train(tmp_path):
     for wrong in ({"aside": {"valid": 1}, "parts": parts}, {"aside": {"valid": 3}}):
         with pytest.raises(ValueError, match="`aside`"):
             Pictures(**wrong)
+
+
+def test_the_mean_box_of_pets_finds_next_to_nothing(data_root):
+    """The floor that the recipe names; only the picture's own size is read, so it is quick."""
+    recipe = yaml.safe_load((RECIPES / "pets.yaml").read_text(encoding="utf-8"))
+    settings = {k: v for k, v in recipe["data"]["format"].items() if k != "name"}
+    frame = Pictures(**settings).frame(data_root / recipe["data"]["train"])
+    assert frame["boxes"].notna().groupby(frame["part"]).agg(["size", "sum"]).to_numpy().tolist() == [
+        [89, 29],  # of test, with the 60 official ones
+        [120, 120],
+        [31, 31],
+    ]
+    task = Task.from_json({**recipe["tasks"]["head"], "name": "head"}).fitted(frame[frame["part"] == "train"])
+    train, test = (task.encode(frame[frame["part"] == part]) for part in ("train", "test"))
+    mean, shares = train[0].values[:, :4].mean(0), torch.bincount(train[0].values[:, 4].long()).double()
+    both = Boxes(mean.expand(2, 4).numpy() * 96, np.arange(2), (shares / shares.sum()).numpy())
+    truth = task.truth(test[0][test[1].nonzero().flatten()])
+    value = metrics.find("average_precision_50")(truth, Predicted(objects([both] * len(truth)))).value
+    assert value == pytest.approx(0.05, abs=0.01)
 
 
 # -- whatever gives the features
