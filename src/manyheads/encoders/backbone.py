@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..catalog import hint
 from ..faults import ConfigError, MissingExtra
@@ -38,16 +37,31 @@ class Gate(nn.Module):
         raise _Reached(args, kwargs)
 
 
-def entered(body: nn.Module, given: Mapping[str, Tensor]) -> tuple[Tensor, list[Any], TreeSpec]:
-    """What the first layer of a gated backbone is given: the hidden state, and all else, flat."""
+def entered(body: nn.Module, given: Mapping[str, Tensor]) -> tuple[Tensor, list[Any], Any]:
+    """What the first layer of a gated backbone is given: the hidden state, all else flat, and how that stands."""
     try:
         body(**given)
     except _Reached as found:
         args, kwargs = list(found.args_), dict(found.kwargs)
         hidden = args.pop(0) if args else kwargs.pop("hidden_states")
-        flat, spec = tree_flatten((args, kwargs))
-        return hidden, flat, spec
+        return hidden, list(_leaves((args, kwargs))), (args, kwargs)
     raise ConfigError("`model` should run its layers one after the other. It never ran the first.")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """All that is in tuples, lists and dicts, in order."""
+    if isinstance(value, (tuple, list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _filled(like: Any, leaves: Iterator[Any]) -> Any:
+    """Other leaves in the same tuples, lists and dicts."""
+    if isinstance(like, dict):
+        return {k: _filled(v, leaves) for k, v in like.items()}
+    return type(like)(_filled(v, leaves) for v in like) if isinstance(like, (tuple, list)) else next(leaves)
 
 
 class Call:
@@ -55,11 +69,11 @@ class Call:
 
     Args:
         flat: all arguments, flat.
-        spec: how they stand.
+        stand: how they stand.
     """
 
-    def __init__(self, flat: Sequence[Any], spec: TreeSpec) -> None:
-        self.spec = spec
+    def __init__(self, flat: Sequence[Any], stand: Any) -> None:
+        self.stand = _filled(stand, iter([None] * len(flat)))
         self.tensors = [i for i, v in enumerate(flat) if isinstance(v, Tensor)]
         self.flat = [None if isinstance(v, Tensor) else v for v in flat]
         self.dtypes = [flat[i].dtype for i in self.tensors]
@@ -79,7 +93,7 @@ class Call:
         flat = list(self.flat)
         for i, value in zip(self.tensors, tensors, strict=True):
             flat[i] = value
-        args, kwargs = tree_unflatten(flat, self.spec)
+        args, kwargs = _filled(self.stand, iter(flat))
         out = layer(hidden, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
