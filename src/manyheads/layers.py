@@ -95,10 +95,11 @@ def add(gram: Tensor, parts: Sequence[Part]) -> None:
 
 
 def accumulate(leaf: Tensor, gradient: Tensor) -> None:
-    """Add to `.grad`."""
+    """Add to `.grad`, which lies in memory as its leaf does: fused optimisers go through both side by side."""
     gradient = gradient.to(leaf.dtype)
     if leaf.grad is None:
-        leaf.grad = gradient
+        alike = gradient.is_sparse or gradient.stride() == leaf.stride()
+        leaf.grad = gradient if alike else torch.empty_like(leaf).copy_(gradient)
     elif leaf.grad.is_sparse:
         leaf.grad = gradient + leaf.grad
     else:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from manyheads.blocks import BatchedLinear
 from manyheads.gramian import Gradients
+from manyheads.layers import accumulate
 
 D = 6
 
@@ -815,3 +816,16 @@ def test_exact_is_smaller_than_the_gradients_it_is_made_of():
     matrix = tasks * n * x.element_size()
     assert _peak(lambda: Gradients(*step).measure("exact")) < 0.25 * matrix
     assert _peak(lambda: Gradients(step[0]).measure("exact")) < 0.5 * matrix
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_gradient_lies_in_memory_as_its_weight_does(optimizer):
+    """A fused optimiser moves weights by the numbers that lie side by side."""
+    weight, plain = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
+    wanted = torch.arange(6.0).view(2, 3)
+    plain.grad = wanted.clone()
+    accumulate(weight, torch.arange(6.0).view(2, 3).T.contiguous().T)
+    assert weight.grad.stride() == weight.stride()
+    for p in (weight, plain):
+        optimizer([p], lr=0.1, fused=True).step()
+    assert torch.equal(weight, plain)
