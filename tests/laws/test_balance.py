@@ -102,6 +102,20 @@ def test_a_bare_dict_in_a_bare_loop_learns(case, float64):
     assert sum(after.values()) < sum(before.values())
 
 
+def test_gradients_lie_in_memory_as_their_weights_do(case):
+    """A fused optimiser reads both side by side. Also in two parts, and where a head has a hidden layer."""
+    net = Net()
+    for head in list(net.of):
+        net.of[head] = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    net.heads = nn.ModuleList(net.of.values())
+    for parts in (1, 2):
+        net.zero_grad()
+        balance = case()
+        for part in range(parts):
+            _backward(balance, _losses(net, part), last=part == parts - 1)
+        assert all(p.grad.stride() == p.stride() for p in net.parameters())
+
+
 def test_with_one_task_it_is_plain_descent(case):
     """At the start, at least: what has learnt a scale may use it later, along the same direction."""
     net, plain = Net(), Net()
