@@ -206,8 +206,8 @@ class Reconstruction(Task):
     """The clean recording within a noisy one, by a mask on the noisy one's short spectra.
 
     With S the short-time spectrum of what was heard and M in the net's hands, the clean sound is the wave whose
-    spectrum is nearest to M S. Errors, per recording: ``si_sdr``, minus the scale-invariant signal-to-distortion ratio
-    in decibels (what is gained beyond 30 counts little); ``spectral``, sum | |M S| - |C| | / sum |C| over the clean
+    spectrum is nearest to M S. Errors, per recording: ``si_sdr``, minus the scale-invariant signal-to-distortion ratio,
+    a 1 for 30 decibels, beyond which nothing counts; ``spectral``, sum | |M S| - |C| | / sum |C| over the clean
     recording's spectrum C.
 
     The target column holds recordings as a column of type audio has them, each as long as the one that is heard. The
@@ -312,7 +312,7 @@ class Reconstruction(Task):
         spare = made.shape[-1] - values.shape[-1]
         clean, there = F.pad(values, (0, spare)), F.pad(there, (0, spare))
         if self.loss == "si_sdr":
-            return -si_sdr(made, clean, there, eps=1e-3)
+            return -si_sdr(made, clean, there, eps=10 ** (-spoken.MOST / 10)) / spoken.MOST
         step, window = self._step, self._window
         full = (0, (int(n_frames(made.shape[-1], step)) - 1) * step - made.shape[-1])
         found, right = (spectrum(F.pad(w, full), window, step).abs() for w in (made * there, clean))
