@@ -20,6 +20,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read where transformers is imported
 
 
 def pytest_collection_modifyitems(config, items):

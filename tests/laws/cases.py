@@ -43,6 +43,11 @@ GIVEN: dict[type, tuple[str, ...]] = {
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
 
+TINY_BERT = {
+    "model_type": "bert", "vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "intermediate_size": 8, "max_position_embeddings": 24,
+}  # fmt: skip
+
 SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
     Task: {
         "regression": [{}, {"loss": "huber"}, {"loss": "mae"}, {"transform": "log1p"}, {"transform": "none"}],
@@ -78,6 +83,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         "image": [{"width": 8}, {"width": 4, "depth": 2, "detail": 2, "norm": "layer"}],
         "fused": [{"d_hidden": 8, "d_part": 5, "parts": {"image": {"width": 4}}}],
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
+        "pretrained": [{"config": TINY_BERT, "words": "mean", "layers_per_stage": 2}],
         "tabular": [
             {"d_hidden": 8, "linear_path": True},
             {"d_hidden": 8, "linear_path": False, "n_layers": 3, "residual": True},
@@ -394,6 +400,9 @@ def layout_of(word: str, table: int = 0) -> dict[str, Any]:
         own = {"channels": 1 if table else 3, "size": [16, 32], "mean": [100.0] * 3, "sd": [60.0] * 3}
         own |= {"mean": own["mean"][:1], "sd": own["sd"][:1]} if table else {}
         return {"numeric": 0, "categorical": [], "bins": [], "image:photo": own}
+    if word == "pretrained":
+        own = {"model": "a tiny one", "subwords": 12, "longest": 20}
+        return {"numeric": 0, "categorical": [], "bins": [], f"pretrained:{'title' if table else 'review'}": own}
     if word == "text":
         own = {"words": 9 + table, "cases": 4, "buckets": 11 + table, "parts": 3}
         return {"numeric": 0, "categorical": [], "bins": [], "text:review": own} | (
@@ -419,9 +428,20 @@ def _recordings(rate: int, n: int, g: torch.Generator) -> Ragged:
     return Ragged(torch.randint(-9000, 9000, (int(lengths.sum()),), generator=g, dtype=torch.int16), lengths)
 
 
+def _subwords(layout: Mapping[str, Any], n: int, g: torch.Generator) -> Ragged:
+    rows = []
+    for _ in range(n):
+        words = torch.arange(int(torch.randint(1, 4, (1,), generator=g)))
+        words = words.repeat_interleave(torch.randint(1, 4, words.shape, generator=g))
+        words = torch.cat([torch.tensor([-1]), words, torch.tensor([-1])])
+        rows.append(torch.stack([torch.randint(1, layout["subwords"], words.shape, generator=g), words], 1))
+    return Ragged.of(rows)
+
+
 OTHER_INPUTS: dict[str, Callable[[Any, int, torch.Generator], Any]] = {
     "image": _pictures,
     "text": _words,
+    "pretrained": _subwords,
     "audio": _recordings,
 }
 """A kind of column beside numbers and categories -> random rows for its layout."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import Named, vector
-from ..catalog import hint, index, make
+from ..catalog import find, hint, index, make
 from . import Encoder, Layout
 from .tabular import ACTIVATIONS, Block, Embed
 
@@ -124,3 +124,11 @@ class Fused(Encoder):
         ]
         self.stages = nn.ModuleList([first, *blocks])
         self.widths = [width, *[d_hidden] * n_layers]
+
+    @classmethod
+    def kept(cls, settings: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Any]:
+        parts = dict(settings.get("parts") or {})
+        for kind in {key.partition(":")[0] for layout in layouts.values() for key in layout if ":" in key}:
+            own = {t: {k: v for k, v in one.items() if k.startswith(f"{kind}:")} for t, one in layouts.items()}
+            parts[kind] = find(Encoder, kind).kept(parts.get(kind, {}), {t: one for t, one in own.items() if one})
+        return {**settings, "parts": parts}

@@ -261,8 +261,10 @@ def _named(layouts: Mapping[str, Layout], model: str | None) -> str | None:
 
 
 def _fits(config: Any, table: str, told: Mapping[str, Any], prepare: Mapping[str, Any]) -> None:
-    """Raises:
-    ValueError: an input that this backbone does not read.
+    """Refuse inputs that this backbone does not read.
+
+    Raises:
+        ValueError: too many sub-words, another rate, other channels.
     """
     for key, own in told.items():
         kind, _, column = key.partition(":")
