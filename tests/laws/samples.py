@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from manyheads.sound import write_wav
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -224,6 +228,21 @@ def idx(folder: Path) -> Sample:
     return Sample(path, 3, ("image", "label"), damage, 2)
 
 
+def wavs(folder: Path) -> Sample:
+    """Two words of two speakers, in noise."""
+    for i, name in enumerate(("yes_ann", "no_ann", "yes_bob", "no_bob")):
+        samples = [1000 * ((i + 2) * j % 7 - 3) for j in range(50)]
+        (folder / f"{name}.wav").write_bytes(write_wav(np.array(samples, np.int16), 8000))
+    bad = folder / "no_bob.wav"
+
+    def damage() -> Sequence[str]:
+        bad.write_bytes(bad.read_bytes()[:-7])
+        return bad.name, "cut short"
+
+    settings = {"pattern": "{word}_{speaker}", "transcript": "word", "noise": ["white"]}
+    return Sample(folder, 4, ("audio", "clean", "word", "speaker", "transcript", "noise", "snr"), damage, 3, settings)
+
+
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "conll": conll,
     "conll04": conll04,
@@ -235,5 +254,6 @@ SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "pictures": pictures,
     "sentences": sentences,
     "slots": slots,
+    "wavs": wavs,
 }
 """The word of a format -> what writes its sample into a folder."""

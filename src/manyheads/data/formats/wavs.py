@@ -105,10 +105,10 @@ class Wavs(Format):
         if self.transcript is not None:
             table["transcript"] = [self.words.get(str(v), str(v)) for v in table[self.transcript]]
         table.insert(0, "audio", [str(file) for file, _ in files])
-        if self.strings is None and not self.noise:
-            return table
         sounds, rate = self._read(table)
         table = table[[s is not None for s in sounds]].reset_index(drop=True)
+        if self.strings is None and not self.noise:
+            return table
         known = [s for s in sounds if s is not None]
         groups = [[i] for i in range(len(known))]
         if self.strings is not None:
