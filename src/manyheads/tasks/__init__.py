@@ -119,7 +119,7 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, output: Any) -> Predicted:
-        """The output (what `rows` made of it), in the units of the target: the value, and probabilities where there are any."""
+        """The output (what `rows` made of it) in the target's units: the value, and probabilities if there are any."""
 
     # -- what most types leave as it is
 
