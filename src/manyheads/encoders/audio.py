@@ -39,7 +39,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.key, self.rate, self.window, self.hop, self.normalise = key, rate, window, hop, normalise
         self.masks = dict(masks)
-        self.register_buffer("filters", mel_filters(bands, window // 2 + 1, rate), persistent=False)
+        self.register_buffer("filters", mel_filters(bands, window // 2 + 1, rate))
         if normalise == "running":
             self.register_buffer("mean", torch.zeros(bands))
             self.register_buffer("square", torch.ones(bands))
