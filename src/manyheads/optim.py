@@ -21,8 +21,8 @@ UNFIT = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
 
 
 def parameter_groups(model: nn.Module, optim: OptimSpec, like: Mapping[str, Tensor] | None = None) -> list[Any]:
-    """The parameters that move, in groups: vectors (biases, norms) are not decayed, and a module that has a `pace` learns
-    that many times as fast as others. Those that learn at `optim.lr` itself come first.
+    """The parameters that move, in groups: vectors (biases, norms) are not decayed, and a module that has a `pace`
+    learns that many times as fast as others. Those that learn at `optim.lr` itself come first.
 
     A module may also bring groups of its own: `parameter_groups(lr, weight_decay)`.
 

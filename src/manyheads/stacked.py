@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from . import beside
 from .alike import signature
 from .balance.aggregation import Aggregation
-from .beside import (
-    Labels, blocks_of, clipped, follow, grouped, heads_of, in_groups, leaf_name, losses_of, reached_by, rows_of,
-    stacked_inputs,
-)  # fmt: skip
 from .blocks import fitting_threads
 from .directions import Directions, Measured, Step, Weighted
 from .evaluate import Result
@@ -82,37 +79,37 @@ class Stack:
         self.every = self.runs = list(runs)
         self.template = _model(runs[0])
         weights, buffers = stack_module_state([r.model for r in runs])
-        self.heads = heads_of(self.template)
-        self.weights = grouped({n: p.detach() for n, p in weights.items()}, self.heads)
+        self.heads = beside.heads_of(self.template)
+        self.weights = beside.grouped({n: p.detach() for n, p in weights.items()}, self.heads)
         self.buffers = dict(buffers)
         self.optimizer = self._optimizer()
-        self.inputs, self.which = stacked_inputs([rows_of(r) for r in runs])
-        self.labels = [Labels(runs, i) for i in range(len(blocks_of(runs[0])))]
+        self.inputs, self.which = beside.stacked_inputs([beside.rows_of(r) for r in runs])
+        self.labels = [beside.Labels(runs, i) for i in range(len(beside.blocks_of(runs[0])))]
         self.penalties = Penalised.beside([r.penalties for r in runs if r.penalties is not None])
         for run in runs:
             run.stacked = True
-        self.names = [[t for b in blocks_of(r) for t in b.tasks] for r in runs]
+        self.names = [[t for b in beside.blocks_of(r) for t in b.tasks] for r in runs]
         self.table = next(iter(runs[0].sampler.tasksets))
         self.columns = {
             t: i for i, t in enumerate(t for g in self.template.groups(tuple(self.template.tasks)) for t in g)
         }
-        self.reached = reached_by(self.template, self.columns, rows_of(runs[0]), self.table)
+        self.reached = beside.reached_by(self.template, self.columns, beside.rows_of(runs[0]), self.table)
         self.directions = self._directions()
         self.valid: dict[str, Tensor] = {}
         self.valid_which: Tensor | None = None
         if runs[0].valid:
-            self.valid, self.valid_which = stacked_inputs([next(iter(r.valid.values())) for r in runs])
+            self.valid, self.valid_which = beside.stacked_inputs([next(iter(r.valid.values())) for r in runs])
 
     def _optimizer(self) -> torch.optim.Optimizer:
         lead = self.runs[0]
-        optimizer = make_optimizer(in_groups(self.template, self.heads, lead, self.weights), lead.optim)
-        follow(optimizer, lead.optimizer)
+        optimizer = make_optimizer(beside.in_groups(self.template, self.heads, lead, self.weights), lead.optim)
+        beside.follow(optimizer, lead.optimizer)
         return optimizer
 
     def _directions(self) -> Directions:
         if not isinstance(self.runs[0].balance, Aggregation):
             return Weighted(self.runs, self.names)
-        x = {k: v[:2] for k, v in rows_of(self.runs[0]).inputs.items()}
+        x = {k: v[:2] for k, v in beside.rows_of(self.runs[0]).inputs.items()}
         return Measured(
             self.runs, self.names, self.template, self.columns, lambda: self.weights, self.heads, x, self.table
         )
@@ -156,7 +153,7 @@ class Stack:
             if not run.finished:
                 run.snapshot = lambda i=i: self._slice(i)  # type: ignore[misc]
                 run.close_epoch(found[i] if found is not None else None)
-        follow(self.optimizer, before[0].optimizer)
+        beside.follow(self.optimizer, before[0].optimizer)
         still = self.active
         for i, run in enumerate(self.runs):
             if run.finished and run in before:
@@ -222,7 +219,7 @@ class Stack:
         )
         clip = self.runs[0].settings.gradient_clip_val
         if clip is not None:
-            clipped([w.grad for w in self.weights.values() if w.grad is not None], clip)
+            beside.clipped([w.grad for w in self.weights.values() if w.grad is not None], clip)
         if bool(counted.all()):
             self._move()
         else:
@@ -235,7 +232,7 @@ class Stack:
         """(losses, which of them there are), each (runs, tasks)."""
         index = torch.arange(len(self.runs)).unsqueeze(1)
         parts = [
-            losses_of(output, stacked, labels.take(index, rows, there, stacked))
+            beside.losses_of(output, stacked, labels.take(index, rows, there, stacked))
             for (output, stacked), labels in zip(outputs, self.labels, strict=True)
         ]
         return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
@@ -332,7 +329,7 @@ class Stack:
         outputs: list[tuple[Tensor, bool]] = []
         for group, yes, read in zip(groups, linear, results, strict=True):
             if yes:
-                weight, bias = (self.weights[leaf_name(group, n)] for n in ("weight", "bias"))
+                weight, bias = (self.weights[beside.leaf_name(group, n)] for n in ("weight", "bias"))
                 outputs.append((linear_heads(weight, bias, read), True))
             else:
                 outputs.append((torch.stack(read, -2), True) if len(group) > 1 else (read[0], False))
@@ -346,7 +343,7 @@ class Stack:
             if run.scheduler is not None:
                 run.optimizer._opt_called = True  # type: ignore[attr-defined]  # the stack's optimiser moved its weights
                 run.scheduler.step()
-        follow(self.optimizer, active[0].optimizer)
+        beside.follow(self.optimizer, active[0].optimizer)
 
     @torch.no_grad()
     def _validation(self) -> list[dict[str, Result]] | None:

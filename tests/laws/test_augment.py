@@ -132,7 +132,7 @@ def test_jitter_is_noise_of_the_size_that_was_asked():
     rows = rows_for(tasks, 4000, 0.0)
     found = case.cls(noise=0.5)(rows, {}, torch.Generator().manual_seed(0))
     assert (found.inputs["numeric"] - rows.inputs["numeric"]).std().item() == pytest.approx(0.5, rel=0.05)
-    with pytest.raises(ValueError, match="`noise`.*-1"):
+    with pytest.raises(ValueError, match=r"`noise`.*-1"):
         case.cls(noise=-1)
 
 

@@ -18,7 +18,8 @@ class UPGrad(Aggregation):
     State: none.
 
     Safe range: exact for all sizes and ratios of sizes, dependent and opposite gradients; tasks that are opposite but
-    for 1e-12 are solved to about 1e-8, and those that are opposite but for the rounding of float32 as if they were. A gradient of zero changes nothing. The user's `weight` of a task is p_k.
+    for 1e-12 are solved to about 1e-8, and gradients in float32 that are opposite but for rounding as if they were
+    opposite. A gradient of zero changes nothing. The user's `weight` of a task is p_k.
 
     Args:
         gramian: ``auto``, or one of `manyheads.gramian.MODES`.
