@@ -18,7 +18,8 @@ FLOORS = (
     "data sharing augment",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",
-    "distributed optim callback train beside stackedgradients directions alike stacked parallel members build intake export serve",
+    "distributed optim callback train beside stackedgradients directions alike stacked parallel members build intake "
+    "export serve",
     "baselines compare affinity transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli __main__",
 )
