@@ -12,10 +12,12 @@ from sklearn.metrics import r2_score
 from manyheads.baselines import BASELINES, run, run_all
 from manyheads.baselines.boosting import Boosting
 from manyheads.baselines.linear import Linear
+from manyheads.data import Block, Taskset
 from manyheads.data.assemble import Dataset
 from manyheads.faults import ConfigError
 from manyheads.tasks.classification import Binary, Multiclass, Multilabel, Ordinal
 from manyheads.tasks.regression import Count, Regression
+from manyheads.tasks.text import Tagging
 
 TASKS = {
     "number": Regression("number"),
@@ -263,3 +265,11 @@ def test_unknown_word():
     task, parts, test, layouts = _data("number", _frame())
     with pytest.raises(ConfigError, match=r"No baseline is called `bosting`. Did you mean `boosting`\?"):
         run(["bosting"], task, parts, test, layouts)
+
+
+def test_what_reads_more_than_a_vector_has_no_simple_model():
+    """Tags, masks, boxes and sound: the comparison goes on without simple models of theirs."""
+    tagging = Tagging("tags").fitted(pd.DataFrame({"tags": [["A", "B"], ["A"]]}))
+    target, known = tagging.encode(pd.DataFrame({"tags": [["A", "B"], ["A"]]}))
+    rows = {"t": Taskset({"numeric": torch.zeros(2, 1)}, (Block(("tags",), target, known),))}
+    assert run(list(BASELINES), tagging, [rows], rows, {}) == {}

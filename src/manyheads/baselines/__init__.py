@@ -22,6 +22,7 @@ from ..catalog import hint
 from ..data import Taskset
 from ..faults import ConfigError
 from ..metrics import Predicted
+from ..ragged import joined
 from ..results import Score
 from ..tasks import Task
 from . import boosting, constant, linear
@@ -83,8 +84,8 @@ def _joined(parts: Sequence[_Table]) -> _Table:
     weights = [torch.ones_like(p.known, dtype=torch.float32) if p.weight is None else p.weight for p in parts]
     return _Table(
         {k: torch.cat([p.x[k] for p in parts]) for k in parts[0].x},
-        torch.cat([p.target for p in parts]),
-        torch.cat([p.known for p in parts]),
+        joined([p.target for p in parts]),
+        joined([p.known for p in parts]),
         None if all(p.weight is None for p in parts) else torch.cat(weights),
         {k: np.concatenate([p.extra[k] for p in parts]) for k in parts[0].extra if all(k in p.extra for p in parts)},
     )
@@ -112,7 +113,8 @@ def run(
 
     Tables with the same feature columns are one source already, and share a model. A task that sources of different
     columns label has a model per source, which knows nothing of the others; their predictions are scored together.
-    Where a source has no training label, the constant of the other sources stands in.
+    Where a source has no training label, the constant of the other sources stands in. Tasks that read more than a
+    vector (tags, masks, boxes, sound) have no simple model: the answer is empty.
 
     Args:
         methods: words of `BASELINES`.
@@ -144,6 +146,8 @@ def _run(
     layouts: Mapping[str, Mapping[str, Any]],
     seed: int,
 ) -> dict[str, Baseline]:
+    if task.eats != "vector":  # nothing simple predicts tags, masks, boxes or sound
+        return {}
     return {method: _one(method, task, train, test, layouts, seed) for method in methods}
 
 
