@@ -64,7 +64,7 @@ def _batch(model, encoder, tables):
     return Batch(
         {f"t{i}": rows_for(tasks, 14 + i, 0.3, i, layout_of(encoder.word, i)) for i in range(tables)}
         if tables > 1
-        else {"t0": rows_for(tasks, 16, 0.3)}
+        else {"t0": rows_for(tasks, 16, 0.3, layout=layout_of(encoder.word))}
     )
 
 
