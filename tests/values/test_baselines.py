@@ -269,7 +269,7 @@ def test_unknown_word():
 
 def test_what_reads_more_than_a_vector_has_no_simple_model():
     """Tags, masks, boxes and sound: the comparison goes on without simple models of theirs."""
-    tagging = Tagging("tags").fitted(pd.DataFrame({"tags": [["A", "B"], ["A"]]}))
-    target, known = tagging.encode(pd.DataFrame({"tags": [["A", "B"], ["A"]]}))
+    tagging = Tagging("tags", scheme="none").fitted(pd.DataFrame({"tags": [["NOUN", "VERB"], ["NOUN"]]}))
+    target, known = tagging.encode(pd.DataFrame({"tags": [["NOUN", "VERB"], ["NOUN"]]}))
     rows = {"t": Taskset({"numeric": torch.zeros(2, 1)}, (Block(("tags",), target, known),))}
     assert run(list(BASELINES), tagging, [rows], rows, {}) == {}

@@ -201,7 +201,7 @@ def test_one_task_has_nothing_to_divide():
         ({"groups": [["a", "b", "d"]]}, "Found none with `c`; add it"),
         ({"groups": [["a", "b"], ["c", "d", "aa"]]}, "stage 3 name a task `aa`.*Did you mean `a`"),
         ({"groups": [["a", "b"], ["b", "c", "d"]]}, "every task once. Found `b` 2 times"),
-        ({"groups": ["ab", ["c", "d"]]}, r"list of lists of tasks, such as .*Found \['ab', \['c', 'd'\]\]"),
+        ({"groups": ["ab", ["c", "d"]]}, r"should be a list \(a list each\).*Found \[\"ab\", \[\"c\", \"d\"\]\]"),
         ({"groups": [["a", "b"], ["c", "d"]], "from_stage": 4}, "`from_stage` should be between -4 and 3.*Found 4"),
         ({"levels": {"stages.7": [["a"], ["b"], ["c"], ["d"]]}}, "`levels` should be.*Found `stages.7`. Did you mean"),
         ({"levels": {-1: [list("abcd")], 3: [list("abcd")]}}, "stage once. Found stage 3 twice, as `3`"),
