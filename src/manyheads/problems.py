@@ -288,7 +288,7 @@ def of_words(spec: RunSpec) -> list[str]:
 
 
 def _word(path: str, contract: type, part: Part, first: int) -> list[str]:
-    from .catalog import find, index, settings
+    from .catalog import find, index, mistyped, settings
 
     auto = path == "model.encoder" and part.name.lower() == AUTO  # any encoder's settings may turn out to be right
     try:
@@ -296,12 +296,13 @@ def _word(path: str, contract: type, part: Part, first: int) -> list[str]:
     except (ValueError, ImportError, AttributeError) as error:
         return [f"`{path}` should name a {contract.__name__.lower()}. {error}"]
     known = list(dict.fromkeys(key for cls in classes for key in list(settings(cls))[first:]))
+    wrong = {} if auto else mistyped(classes[0], part.settings)
     return [
         f"`{path}.{key}` should not be there: `{part.name}` has no setting `{key}`. "
         + (hint(key, known) if known else "It has none.")
         for key in part.settings
         if key not in known
-    ]
+    ] + [f"`{path}.{key}` {sentence}" for key, sentence in wrong.items()]
 
 
 def _dotted(place: Sequence[Any]) -> str:
