@@ -169,13 +169,13 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
                 one.joint = make_training(spec, layouts, data.tasks, train, valid, seed=one.seed)
                 whole.append(one.joint)
                 continue
-            alone = _alone(spec, _lead(one.joint).sampler.batch_size)  # type: ignore[arg-type]
+            settings = alone(spec, _lead(one.joint).sampler.batch_size)  # type: ignore[arg-type]
             for task in data.tasks:
                 mine = {
                     table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None
                 }
                 one.singles[task.name] = make_training(
-                    alone, layouts, [replace(task, sees=())], mine, _only(valid, task.name), seed=one.seed
+                    settings, layouts, [replace(task, sees=())], mine, _only(valid, task.name), seed=one.seed
                 )
                 whole.append(one.singles[task.name])
         runs = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
@@ -190,7 +190,7 @@ def _train(spec: RunSpec, rounds: Sequence[_Repeat], progress: Progress | None, 
     return seconds
 
 
-def _alone(spec: RunSpec, batch_size: int) -> RunSpec:
+def alone(spec: RunSpec, batch_size: int) -> RunSpec:
     """The run of a single task: the joint model's batch size, nothing that speaks of other tasks."""
     made = [make(Penalty, p.name, p.settings) for p in spec.optim.penalties]  # type: ignore[type-abstract]
     own = tuple(p for p, one in zip(spec.optim.penalties, made, strict=True) if one.on in ("shared", "heads", "all"))
@@ -295,8 +295,8 @@ def _row_tests(rounds: Sequence[_Repeat], tasks: Sequence[Task], spec: RunSpec) 
             if isinstance(by, str):
                 more["redraw"] = joint.extra[by][rows.numpy()]
             says = one.tuned["joint"][task.name].predict(output)
-            alone = one.tuned["single"][task.name].predict(mine)
-            found.append(paired_draws(metric, task.truth(target), says, alone, groups, **more))
+            apart = one.tuned["single"][task.name].predict(mine)
+            found.append(paired_draws(metric, task.truth(target), says, apart, groups, **more))
         values = [c for c, _ in found if c is not None]
         if values:
             changes[task.name] = float(np.mean(values))
