@@ -419,7 +419,7 @@ class TestBootstrap:
     def test_pieces_do_not_change_it(self, rng, monkeypatch):
         y, p = _labels(rng)
         whole = redraws(find("roc_auc"), y, p, draws=50)
-        monkeypatch.setattr("manyheads.metrics._CELLS", 500)
+        monkeypatch.setattr("manyheads.metrics.draws._CELLS", 500)
         np.testing.assert_allclose(redraws(find("roc_auc"), y, p, draws=50), whole, rtol=1e-13)
 
     def test_interval(self, rng):
