@@ -176,3 +176,53 @@ class Report(Value):
     warnings: tuple[str, ...] = ()
     notes: dict[str, Any] = {}
     """What architectures and balances recorded (gates, weights): name -> value."""
+
+
+Matrix = tuple[tuple[Number, ...], ...]
+"""[source][target]: row i, column j tells what learning i does to j; None on the diagonal and where unknown."""
+
+
+class Window(Value):
+    """A part of the training time, and what was measured in it."""
+
+    first: int
+    """Its first step that was looked at."""
+    last: int
+    matrix: Matrix
+    """Means over its looks, and over seeds."""
+
+
+class Relatedness(Value):
+    """How related some tasks are, as one estimator sees it."""
+
+    method: str
+    """The word of the estimator."""
+    tasks: tuple[str, ...]
+    """In the order of rows and columns."""
+    matrix: Matrix
+    """Means over seeds."""
+    low: Matrix
+    """Lower ends of 95 % t intervals over seeds; None with a single seed."""
+    high: Matrix
+    own: tuple[Number, ...]
+    """What belongs on the diagonal, kept apart: what learning a task does to itself."""
+    unit: str
+    """What a number of the matrix is, in words."""
+    gain: bool
+    """Whether 0 means that learning the source leaves the target as it is, and more is better; False for a similarity,
+    whose 0 means nothing of the kind."""
+    directed: bool
+    """Whether row i, column j may differ from row j, column i."""
+    seeds: int
+    seconds: Number = None
+    """What it cost on top of the runs that it looks at; those too where nobody else needs them."""
+    by_seed: tuple[Matrix, ...] = ()
+    """The matrix of each seed."""
+    windows: tuple[Window, ...] = ()
+    """Over the time of training, earlier first; empty where only trained models are looked at."""
+    parts: dict[str, Matrix] = {}
+    """The same for each part of what tasks share (a stage, say), by its name."""
+    missing: tuple[tuple[str, str, str], ...] = ()
+    """(source, target, why) of each cell that could not be measured."""
+    summary: str = ""
+    """What it says, in a sentence."""
