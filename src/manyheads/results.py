@@ -226,3 +226,46 @@ class Relatedness(Value):
     """(source, target, why) of each cell that could not be measured."""
     summary: str = ""
     """What it says, in a sentence."""
+
+
+class Grouping(Value):
+    """Which tasks are to share a model, by predicted gains."""
+
+    groups: tuple[tuple[str, ...], ...]
+    """Each a model of its own; with overlap a task may be in several."""
+    serves: dict[str, int]
+    """Task -> the group whose model is asked for it."""
+    gains: dict[str, Number]
+    """Task -> the gain predicted from the group that serves it."""
+    total: Number
+    """The sum of `gains`."""
+    exact: bool
+    """Whether no grouping within the budget has a larger total; False where the search was a heuristic."""
+    budget: float
+    """What the groups may cost together: models, unless costs were given."""
+    cost: float
+    """What they cost."""
+    overlap: bool = True
+    """Whether a task was allowed to be in several groups."""
+    note: str = ""
+    """What to keep in mind, in words."""
+
+
+class Merge(Value):
+    """Two clusters that become one; clusters are numbered as tasks first, then as merges in their order."""
+
+    left: int
+    right: int
+    height: float
+    """Their mean mutual gain (or similarity): the higher, the earlier they are joined."""
+    size: int
+    """Tasks in the new cluster."""
+
+
+class Dendrogram(Value):
+    """The tree of average linkage."""
+
+    tasks: tuple[str, ...]
+    merges: tuple[Merge, ...]
+    leaves: tuple[int, ...]
+    """Numbers of tasks, in an order in which no branches cross."""
