@@ -27,8 +27,6 @@ CONFIG = {
         "disc": {
             "type": "detection",
             "target": "boxes",
-            "picture": "image",
-            "size": 32,
             "attach": [1, 2],
             "d_head": 24,
         },

@@ -24,7 +24,7 @@ CONFIG = {
     "features": {"only": ["image"], "types": {"image": {"type": "image", "size": 32}}},
     "tasks": {
         "kind": {"type": "binary"},
-        "shape": {"type": "segmentation", "target": "mask", "picture": "image", "size": 32, "attach": [0, 1, 2]},
+        "shape": {"type": "segmentation", "target": "mask", "attach": [0, 1, 2]},
     },
     "model": {"encoder": {"name": "auto", "width": 8, "n_stages": 3}},
     "optim": {"lr": 0.01},
@@ -141,8 +141,8 @@ def test_what_is_wrong_is_named(zoo, capsys):
 def test_the_recipes_begin(name, data_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     quick = {
-        "pets": ["features.types.image.size=32", "tasks.animal.size=32"],
-        "camvid": ["features.types.image.size=[24, 32]", "tasks.scene.size=[24, 32]"],
+        "pets": ["features.types.image.size=32"],
+        "camvid": ["features.types.image.size=[24, 32]"],
         "multifashion": ["data.format.pairs=300"],
     }[name]
     command = ["train", "-c", str(RECIPES / f"{name}.yaml"), "-o", "run", f"data.root={data_root}"]

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from manyheads import metrics
 from manyheads.catalog import find
+from manyheads.data.assemble import Dataset
 from manyheads.data.columns import Column, fitted
 from manyheads.data.columns.image import Image
 from manyheads.data.formats import Format
@@ -20,6 +21,7 @@ from manyheads.data.formats.idx import paired
 from manyheads.data.formats.pictures import components, voc
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError
+from manyheads.masks import IGNORED
 from manyheads.metrics import Predicted
 from manyheads.model import Model
 from manyheads.pictures import RESIZES, Canvas, decoded, indices, opened, png
@@ -29,6 +31,7 @@ from manyheads.spec import ModelSpec, build_model, settled
 from manyheads.tasks import Task
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.dense import Segmentation
+from manyheads.tasks.detection import Detection
 
 
 def _bytes(array, form="PNG", **how):
@@ -450,3 +453,57 @@ def test_two_breeds_are_read_as_they_are_published(data_root):
     task = Segmentation("m", target="mask", picture="image", values={1: "a", 2: "b"}, ignore=3).fitted(odd)
     assert task.encode(odd)[1].all()
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+# -- a picture's canvas is given once
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Six pictures of 40 x 60, their masks and boxes, by paths relative to two folders."""
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    rows = []
+    for i in range(6):
+        Pillow.fromarray(np.full((40, 60, 3), 30 * i, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+        mask = np.zeros((40, 60), np.uint8)
+        mask[:, 30:] = 1
+        Pillow.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+        rows.append({"photo": f"{i}.png", "mask": f"{i}.png", "boxes": json.dumps([[0, 10, 30, 30, "cat"]])})
+    return pd.DataFrame(rows), tmp_path
+
+
+def _dataset(album, tasks, **settings):
+    frame, folder = album
+    photo = {"type": "image", "root": str(folder / "photos"), "size": [20, 30]} | settings
+    return Dataset.fit({"t": frame}, tasks, types={"photo": photo})
+
+
+def test_labels_lie_where_their_pictures_lie(album):
+    masks = Segmentation("mask", root=str(album[1] / "masks"))
+    fitted = _dataset(album, [masks, Detection("boxes")], resize="letterbox", size=[20, 60])
+    for task in fitted.tasks:
+        assert (task.picture, task.size, task.resize) == ("photo", (20, 60), "letterbox")
+    rows = fitted.tasksets({"t": album[0]})["t"]
+    (mask,) = (b.target[0] for b in rows.blocks if b.tasks == ("mask",))
+    assert mask.shape == (20, 60)
+    assert (mask[:, 15:30] == 0).all()
+    assert (mask[:, 30:45] == 1).all()
+    assert (mask[:, :15] == IGNORED).all()
+    (boxes,) = (list(b.target)[0] for b in rows.blocks if b.tasks == ("boxes",))
+    np.testing.assert_allclose(boxes[0][:4], [15 / 60, 5 / 20, 30 / 60, 15 / 20])  # in pixels of 40 x 60 before
+    again = Task.from_json(json.loads(json.dumps(fitted.tasks[0].to_json())))
+    assert again.canvas == fitted.tasks[0].canvas
+
+
+def test_what_a_task_says_of_its_canvas_stands_or_is_refused(album):
+    masks = str(album[1] / "masks")
+    (half,) = _dataset(album, [Segmentation("mask", root=masks, size=(10, 15))]).tasks
+    assert half.canvas == Canvas((10, 15))
+    for settings in ({"size": (20, 20)}, {"resize": "crop"}):
+        with pytest.raises(ConfigError, match=r"as the pictures of `photo` do, letterbox to 20 x 30. Found .*remove"):
+            _dataset(album, [Segmentation("mask", root=masks, **settings)], resize="letterbox")
+    with pytest.raises(ConfigError, match="`crop`"):
+        _dataset(album, [Detection("boxes")], resize="crop")
+    with pytest.raises(ConfigError, match=r"Found `foto`. Did you mean `photo`\?"):
+        _dataset(album, [Detection("boxes", picture="foto")])

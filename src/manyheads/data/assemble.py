@@ -111,8 +111,10 @@ class Dataset:
         if leakage:
             suspects = {t: [c for c in own if c not in allow_leaks] for t, own in features.items()}
             _refuse_leaks(training, suspects, labels, by_name)
+        preprocess = Preprocess.fit({t: f[features[t]] for t, f in tables.items()}, types, rows)
         fitted, unlabelled = [], []
         for task in tasks:
+            task = task.beside(preprocess.described(t for t, found in labels.items() if task.name in found))
             frames = [training[t] for t, found in labels.items() if task.name in found]
             taught = concat([inside(f, task) for f in frames])
             taught = taught[taught[list(task.targets)].notna().any(axis=1)]
@@ -127,7 +129,6 @@ class Dataset:
                     f"Task `{task.name}` should have a label in the training part. Found none in column "
                     f"`{', '.join(task.targets)}`{where}; remove the task, or allow unlabelled tasks."
                 )
-        preprocess = Preprocess.fit({t: f[features[t]] for t, f in tables.items()}, types, rows)
         return Dataset(tuple(fitted), preprocess, labels, tuple(keep), tuple(unlabelled))
 
     def tasksets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,11 @@ class Preprocess:
             | {f"{c.kind}:{c.name}": c.layout for c in columns if c.kind not in ("numeric", "categorical")}
             for source, columns in self.columns.items()
         }
+
+    def described(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The feature columns of these tables -> ``kind``, and all that each knows (`Column.to_json`)."""
+        sources = dict.fromkeys(self.sources[table] for table in tables)
+        return {c.name: {"kind": c.kind, **c.to_json()} for source in sources for c in self.columns[source]}
 
     def features(self, source: str) -> list[str]:
         """The names of the columns that a source reads."""

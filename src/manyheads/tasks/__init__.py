@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import metrics
+from .. import metrics, results
 from ..catalog import find, hint, word
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
@@ -123,6 +123,17 @@ class Task(ABC):
 
     # -- what most types leave as it is
 
+    def beside(self: Self, inputs: Mapping[str, Mapping[str, Any]]) -> Self:
+        """A copy that knows how the inputs are read which its labels lie on: the canvas of their pictures.
+
+        Args:
+            inputs: feature column -> ``kind``, and what else its fitted column type says of itself (`Column.to_json`).
+
+        Raises:
+            ConfigError: the task says something else.
+        """
+        return self
+
     def fitted(self: Self, labels: pd.DataFrame) -> Self:
         """A copy that knows what the training labels teach: classes, mean and sd."""
         return self
@@ -200,9 +211,15 @@ class Task(ABC):
 
         Args:
             names: of the rows, free of anything that a file's name may not have.
-            frame: the rows that were predicted.
+            frame: the rows that were predicted; texts as the lists of words that the model saw.
         """
         return iter(())
+
+    def show(self, values: Predicted) -> Sequence[results.Shown]:
+        """Predictions, or labels as `truth` has them, row by row as a page can draw them; not `placed`."""
+        decoded = np.asarray(self.decode(np.asarray(values.value)))
+        number = decoded.dtype.kind == "f"
+        return [results.Text(text=f"{v:.4g}" if number else str(v), exact=not number) for v in decoded]
 
     # -- final
 

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from .. import exhibits, results
 from ..faults import ConfigError, DataError
 from ..masks import IGNORED
 from ..metrics import Predicted
-from ..pictures import SIZE, Canvas, indices, opened, png
+from ..pictures import Canvas, indices, opened, png
 from ..ragged import objects
 from . import Task, column
+from ._pictures import canvas, of_picture
 from .classification import weights_of
 
 if TYPE_CHECKING:
@@ -36,10 +38,9 @@ class Segmentation(Task):
     """A class for every pixel of a picture.
 
     A label is a mask: the path of a PNG (absolute, or relative to `root`), its bytes, or an array (height, width), with
-    one number a pixel. It is laid on the same canvas as its picture: give `size` and `resize` as the column type
-    ``image`` has them. Error of a pixel: cross-entropy -log p_y; the loss is the mean over all labelled pixels.
-    ``log_loss+dice`` adds, for every row and weighted by its labelled pixels, 1 - the mean over classes of
-    (2 sum p y + 1) / (sum p + sum y + 1), which counts small classes as much as large ones.
+    one number a pixel. It is laid on the same canvas as its picture. Error of a pixel: cross-entropy -log p_y; the loss
+    is the mean over all labelled pixels. ``log_loss+dice`` adds, for every row and weighted by its labelled pixels,
+    1 - the mean over classes of (2 sum p y + 1) / (sum p + sum y + 1), small classes counting as much as large ones.
 
     The head reads a map. It can be attached to several stages, coarse ones for what and fine ones for where:
     ``attach: [0, 1, 2, 3]``; each is brought to `d_head` channels and to the size of the finest, and they are added up.
@@ -49,12 +50,14 @@ class Segmentation(Task):
             to the largest of the training part is a class of its own.
         ignore: numbers that say nothing: pixels whose label is missing.
         names: of the classes, in order; default: those of `values`, or the numbers.
-        size: height and width of the canvas, or one number for both.
-        resize: ``stretch``, ``letterbox`` or ``crop``.
+        picture: the column with the pictures, the only one by default: a mask of another size than its picture is
+            refused, and masks are written in the size of the picture.
+        size: height and width of the canvas, or one number for both; by default that of the pictures, so that it is
+            given once, with the column type ``image``.
+        resize: ``stretch``, ``letterbox`` or ``crop``, likewise.
         root: the folder to which paths are relative.
-        picture: the column with the pictures: a mask of another size than its picture is refused, and masks are written
-            in the size of the picture (by default, of the canvas).
-        picture_root: the folder to which the paths of pictures are relative; `root` by default.
+        picture_root: the folder to which the paths of pictures are relative; by default what their column says, or
+            `root`.
         class_weight: None, ``balanced`` or {class: weight}.
         d_head: channels of the head.
 
@@ -66,8 +69,8 @@ class Segmentation(Task):
     values: Mapping[int, str] | None = None
     ignore: int | tuple[int, ...] = (IGNORED,)
     names: tuple[str, ...] = ()
-    size: int | tuple[int, int] = SIZE
-    resize: str = "stretch"
+    size: int | tuple[int, int] | None = None
+    resize: str | None = None
     root: str | None = None
     picture: str | None = None
     picture_root: str | None = None
@@ -112,13 +115,16 @@ class Segmentation(Task):
     @property
     def canvas(self) -> Canvas:
         """What masks are laid on."""
-        return Canvas(self.size, self.resize)  # type: ignore[arg-type]
+        return canvas(self.size, self.resize)
 
     @property
     def reads(self) -> tuple[str, ...]:
         return () if self.picture is None else (self.picture,)
 
     # -- labels
+
+    def beside(self, inputs: Mapping[str, Mapping[str, Any]]) -> Segmentation:
+        return self._replace(**of_picture(self, inputs, "picture_root"))
 
     def fitted(self, labels: pd.DataFrame) -> Segmentation:
         names = self.names or tuple(dict.fromkeys((self.values or {}).values()))
@@ -142,8 +148,8 @@ class Segmentation(Task):
 
     def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
         """Target (rows, height, width) uint8 on the canvas, `IGNORED` where unknown; known (rows,)."""
-        canvas, table = self.canvas, self._table()
-        target = np.full((len(labels), *canvas.size), IGNORED, np.uint8)
+        laid, table = self.canvas.laid, self._table()
+        target = np.full((len(labels), *self.canvas.size), IGNORED, np.uint8)
         for row, array in self._masks(labels):
             inside = (array >= 0) & (array < len(table))
             found = table[np.where(inside, array, 0)]
@@ -154,7 +160,7 @@ class Segmentation(Task):
                     f"Task `{self.name}`: the mask in {self._place(labels, row)} should hold the numbers {shown} of "
                     f"its classes. Found {int(array[wrong][0])}; list it under `values` or `ignore`."
                 )
-            target[row] = np.asarray(canvas.laid(Image.fromarray(found.astype(np.uint8)), IGNORED, nearest=True))
+            target[row] = np.asarray(laid(Image.fromarray(found.astype(np.uint8)), IGNORED, nearest=True))
         return torch.from_numpy(target), torch.from_numpy((target != IGNORED).any((1, 2)))
 
     def _table(self) -> np.ndarray:
@@ -280,6 +286,9 @@ class Segmentation(Task):
         shares = np.array([np.bincount(m.ravel(), minlength=256)[: len(self.names)] / m.size for m in masks])
         shares = shares.reshape(len(masks), len(self.names))
         return {f"{self.name}__share_{name}": shares[:, i] for i, name in enumerate(self.names)}
+
+    def show(self, values: Predicted) -> list[results.Mask]:
+        return [exhibits.mask(mask, self.names) for mask in np.asarray(values.value)]
 
     def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
         """A PNG per row, ``<task>/<name>.png``, with the numbers that the labels have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,9 +19,10 @@ from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
 from ..overlap import giou, kept
-from ..pictures import SIZE, Canvas, opened
+from ..pictures import Canvas, opened
 from ..ragged import Ragged, Rows, objects
 from . import Task, column, plain
+from ._pictures import canvas, of_picture
 from .dense import Joined, Level
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class Detection(Task):
 
     Args:
         names: of the classes, in order; default: all of the training part, sorted.
-        size: height and width of the canvas, or one number for both, as the column type ``image`` has it.
+        picture: the column with the pictures; the only one by default. Without any, boxes are in pixels of the canvas.
+        size: height and width of the canvas, or one number for both; by default as the column of pictures has it.
         resize: ``stretch`` or ``letterbox``, likewise; a crop would cut things off that are there to be found.
-        picture: the column with the pictures, which tells their sizes; by default boxes are in pixels of the canvas.
-        root: the folder to which paths of pictures are relative.
+        root: the folder to which paths of pictures are relative; by default what their column says.
         threshold: the least score of a box that is predicted; metrics see the same boxes.
         overlap: IoU above which two boxes of a class are one thing.
         box_weight: lambda.
@@ -86,8 +87,8 @@ class Detection(Task):
     """
 
     names: tuple[Any, ...] = ()
-    size: int | tuple[int, int] = SIZE
-    resize: str = "stretch"
+    size: int | tuple[int, int] | None = None
+    resize: str | None = None
     picture: str | None = None
     root: str | None = None
     threshold: float = 0.01
@@ -120,13 +121,16 @@ class Detection(Task):
     @property
     def canvas(self) -> Canvas:
         """What pictures are laid on."""
-        return Canvas(self.size, self.resize)  # type: ignore[arg-type]
+        return canvas(self.size, self.resize)
 
     @property
     def reads(self) -> tuple[str, ...]:
         return () if self.picture is None else (self.picture,)
 
     # -- labels
+
+    def beside(self, inputs: Mapping[str, Mapping[str, Any]]) -> Detection:
+        return self._replace(**of_picture(self, inputs, "root"))
 
     def fitted(self, labels: pd.DataFrame) -> Detection:
         found = [(corners, names) for _, corners, names, _ in self._read(labels)]
