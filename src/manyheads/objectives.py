@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from .balance import Losses
 from .data import Batch, Block, Taskset
 from .gramian import Cut
 from .model import Outputs
+from .ranges import Range
 from .sharing import Trace
 from .tasks import Task
 
@@ -23,6 +24,8 @@ class Objective(ABC):
 
     stackable: bool = False
     """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacked`)."""
+    search: ClassVar[Mapping[str, Range]] = {}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
     @abstractmethod
     def __call__(

@@ -22,6 +22,7 @@ from ..faults import ConfigError
 from ..gramian import Cut
 from ..graph import Walk
 from ..jacobian import Jacobian
+from ..ranges import Range
 
 Look = Callable[..., Mapping[str, Tensor]]
 """Another look at the losses: of the same batch after the step, of another batch, of a validation batch; with `tasks=`,
@@ -140,6 +141,8 @@ class Balance(ABC):
     looks: bool = False
     """Whether it learns from a look at the same losses after the step, so that `backward` needs its `look`: one answer
     for a class, but for a balance that holds an object of another library."""
+    search: ClassVar[Mapping[str, Range]] = {}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {}

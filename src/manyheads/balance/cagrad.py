@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 from .. import solvers
+from ..ranges import Range, between
 from .aggregation import Aggregation, Problem, Solution
 
 
@@ -39,6 +42,8 @@ class CAGrad(Aggregation):
     Reference:
         Liu, Liu, Jin, Stone, Liu: Conflict-averse gradient descent for multi-task learning, 2021.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"c": between(0.1, 0.9)}
 
     def __init__(self, c: float = 0.5, *, gramian: str = "auto", every: int = 1) -> None:
         super().__init__(gramian=gramian, every=every)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Look, Losses, Weighting
 from .given import whole
 
@@ -39,6 +41,8 @@ class DWA(Weighting):
     Reference:
         Liu, Johns, Davison: End-to-end multi-task learning with attention, 2019.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"temperature": log(0.5, 10)}
 
     def __init__(self, temperature: float = 2.0, steps_per_epoch: int | None = None) -> None:
         super().__init__()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from .. import solvers
+from ..ranges import Range, between
 from .aggregation import Aggregation, Problem, Solution
 
 LEAST, MOST = 0.1, 100.0
@@ -42,6 +46,7 @@ class FairGrad(Aggregation):
     """
 
     scale_free = True
+    search: ClassVar[Mapping[str, Range]] = {"alpha": between(0.5, 4)}
 
     def __init__(self, alpha: float = 2.0, *, gramian: str = "auto", every: int = 1) -> None:
         super().__init__(gramian=gramian, every=every)

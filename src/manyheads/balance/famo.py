@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Look, Losses, Weighting
 from .learntscale import adam
 from .logarithmic import NEXT_TO_NOTHING, over_sizes, renewed_mean, sizes
@@ -46,6 +47,7 @@ class FAMO(Weighting):
     """
 
     looks = True
+    search: ClassVar[Mapping[str, Range]] = {"gamma": log(1e-6, 1e-2), "lr": log(0.0025, 0.25)}
 
     def __init__(self, gamma: float = 1e-5, lr: float = 0.025, min_losses: Mapping[str, float] | None = None) -> None:
         super().__init__()

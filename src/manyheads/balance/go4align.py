@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Look, Losses, Weighting
 from .given import whole
 from .logarithmic import over_sizes, renewed_mean, sizes
@@ -73,6 +75,8 @@ class GO4Align(Weighting):
     Differs from the paper: NOTE[DIFF] weights sum to K; R_k ends before this step, so that a step in parts is one step;
     k-means is solved exactly in the place of an iteration from a random start.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"lr": log(1e-5, 1e-2)}
 
     def __init__(self, n_groups: int = 2, lr: float = 1e-4) -> None:
         super().__init__()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..blocks import seed_of
+from ..ranges import Range, between
 from .surgery import Surgery
 
 
@@ -39,6 +41,8 @@ class GradDrop(Surgery):
     Differs from the paper: NOTE[DIFF] signs are those of the gradients of shared parameters; the paper drops gradients
     of a shared activation, whose signs it multiplies by the activation's and adds up over the batch.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"leak": between(0, 1)}
 
     def __init__(self, leak: float | Mapping[str, float] = 0.0, seed: int = 0) -> None:
         super().__init__()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
+from ..ranges import Range, between, log
 from .aggregation import UNSOLVED, Aggregation, Problem, Solution
 from .learntscale import adam
 
@@ -48,6 +51,7 @@ class GradNorm(Aggregation):
     """
 
     needs_losses = True
+    search: ClassVar[Mapping[str, Range]] = {"alpha": between(0, 3), "lr": log(0.0025, 0.25)}
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025, *, gramian: str = "auto", every: int = 1) -> None:
         super().__init__(gramian=gramian, every=every)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..ranges import Range, log
 from .aggregation import UNSOLVED, Aggregation, Array, Problem, Solution
 from .pcgrad import turns
 from .unitrows import unit_rows
@@ -45,6 +46,8 @@ class GradVac(Aggregation):
     Differs from the paper: NOTE[DIFF] one target per pair over all shared parameters, where the paper also tries one
     per layer.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"beta": log(0.001, 0.5)}
 
     def __init__(self, beta: float = 0.01, seed: int = 0, *, gramian: str = "auto", every: int = 1) -> None:
         super().__init__(gramian=gramian, every=every)

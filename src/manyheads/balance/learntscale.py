@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Look, Losses, Weighting
 
 LIMIT = 30.0
@@ -44,6 +45,7 @@ class LearntScale(Weighting):
     """
 
     separable = True
+    search: ClassVar[Mapping[str, Range]] = {"lr": log(0.001, 0.1)}
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()

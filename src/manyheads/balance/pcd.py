@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from scipy.optimize import nnls
 
+from ..ranges import Range, log
 from .aggregation import Aggregation, Array, Problem, Solution
 from .unitrows import spectrum, unit_rows
 
@@ -48,6 +52,8 @@ class PCD(Aggregation):
     Differs from the paper: NOTE[DIFF] preferences scale the shares; any number of tasks, where the paper lists the sets
     of active constraints.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"tau": log(0.002, 0.2)}
 
     def __init__(
         self,

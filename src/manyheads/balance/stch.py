@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Look, Losses, Weighting
 
 
@@ -38,6 +39,7 @@ class STCH(Weighting):
     """
 
     own_preference: ClassVar[str] = "It is inside the softmax as well, so that its task's loss counts p_k-fold there."
+    search: ClassVar[Mapping[str, Range]] = {"mu": log(0.1, 10)}
 
     def __init__(self, mu: float = 1.0, ideal: Mapping[str, float] | Literal["running"] | None = None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 from torch import nn
 
 from ..blocks import Named
+from ..ranges import Range
 
 Layout = Mapping[str, Any]
 """What the inputs of one table look like, by kind: ``{"numeric": 13, "categorical": [5, 12]}``; plain values, saved
@@ -36,6 +37,8 @@ class Encoder(nn.Module, ABC):
     stages: nn.ModuleList
     widths: list[int]
     """The width d after each stage."""
+    search: ClassVar[Mapping[str, Range]] = {}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
     @classmethod
     def covers(cls, layout: Layout) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..blocks import Dropout, Named
 from ..ragged import Ragged
+from ..ranges import Range, between, choice, whole
 from ..sound import FULL, mel_filters, n_frames, spectrum
 from . import Encoder, Layout
 
@@ -213,6 +214,12 @@ class Audio(Encoder):
         Park et al.: SpecAugment, 2019 (masks); Amodei et al.: Deep Speech 2, 2016 (convolutions below recurrent
         layers).
     """
+
+    search: ClassVar[Mapping[str, Range]] = {
+        "d_hidden": choice(64, 128, 192, 256),
+        "n_layers": whole(1, 3),
+        "dropout": between(0, 0.4),
+    }
 
     def __init__(
         self,

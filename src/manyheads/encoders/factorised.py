@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import Dropout, Named
+from ..ranges import Range, between, whole, whole_log
 from . import Encoder, Layout
 from .tabular import ACTIVATIONS, Block, First
 
@@ -91,6 +92,14 @@ class Factorised(Encoder):
     Differs from the paper:
         no scalar weight per value: the heads weigh the vectors themselves; several tasks weigh one set of vectors.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {
+        "d_hidden": whole_log(16, 256),
+        "n_layers": whole(0, 2),
+        "d_embedding": whole_log(4, 32),
+        "dropout": between(0, 0.5),
+        "d_dropout": between(0, 0.6),
+    }
 
     def __init__(
         self,

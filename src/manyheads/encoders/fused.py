@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import Named, vector
 from ..catalog import find, hint, index, make
+from ..ranges import Range, between, whole, whole_log
 from . import Encoder, Layout
 from .tabular import ACTIVATIONS, Block, Embed
 
@@ -79,6 +80,13 @@ class Fused(Encoder):
     Raises:
         ValueError: a setting out of its range, or of a kind that no table has.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {
+        "d_part": whole_log(32, 128),
+        "d_hidden": whole_log(64, 256),
+        "n_layers": whole(1, 3),
+        "dropout": between(0, 0.5),
+    }
 
     def __init__(
         self,

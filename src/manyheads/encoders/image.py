@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import Named
+from ..ranges import Range, between, choice
 from . import Encoder, Layout
 
 NORMS = ("group", "layer", "none")
@@ -166,6 +167,8 @@ class Image(Encoder):
         *Differs from the papers*: a stage may read the one before it alone, so that any of them can be shared or not;
         detail of a finer map therefore passes through them, folded into channels.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"width": choice(16, 24, 32, 48), "dropout": between(0, 0.3)}
 
     def __init__(
         self,

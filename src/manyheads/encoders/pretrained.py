@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import Named
+from ..ranges import Range, between, log
 from ..sound import FULL
 from . import Encoder, Layout
 from .backbone import Behind, Call, Cut, Words, architecture, backbone, entered, frames_of, joined, preparation
@@ -29,6 +30,16 @@ class _Stage(nn.Module):
         return super().train(mode and not self.held)
 
 
+class Cases(nn.Embedding):
+    """What is added for how a word is written; nothing at first, so that the backbone starts as it was pretrained."""
+
+    pace = 1.0
+    """It was not pretrained, and learns as fast as the heads."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+
 class Entrance(_Stage):
     """Stage 0 of one table: all that the backbone does before its first layer.
 
@@ -38,15 +49,18 @@ class Entrance(_Stage):
         a map; {"audio:<column>": Ragged int16} -> a sequence of frames.
     """
 
-    def __init__(self, cut: Cut, keys: Sequence[str], layout: Layout, prepare: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cut: Cut, keys: Sequence[str], layout: Layout, prepare: Mapping[str, Any], cases: Cases | None
+    ) -> None:
         super().__init__()
         self.body, self.call, self.order = cut.body, cut.call, cut.order
         self.keys, self.prepare = list(keys), dict(prepare)
         self.reads = READS[self.keys[0].partition(":")[0]]
         self.told = layout[self.keys[0]]
+        self.cases = cases if any("cases" in layout[key] for key in self.keys if self.reads == "text") else None
 
-    def given(self, x: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor | None, tuple[Tensor, ...]]:
-        """(what the backbone is given, the mask of what heads read, where everything stands)."""
+    def given(self, x: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor | None, tuple[Tensor, ...], Tensor | None]:
+        """(what the backbone is given, the mask of what heads read, where everything stands, how words are written)."""
         if self.reads == "text":
             tokens, there = (x[self.keys[0]] if len(self.keys) == 1 else joined([x[k] for k in self.keys])).padded()
             slot, seen, mask, carried = Words.laid(tokens, there)
@@ -55,10 +69,10 @@ class Entrance(_Stage):
             if len(self.keys) > 1:
                 top = max((getattr(self.body.config, "type_vocab_size", 0) or 0) - 1, 0)
                 if top:
-                    given["token_type_ids"] = tokens[..., 2].gather(1, slot).clamp(max=top) * seen
-            return given, mask, carried
+                    given["token_type_ids"] = tokens[..., 3].gather(1, slot).clamp(max=top) * seen
+            return given, mask, carried, None if self.cases is None else tokens[..., 2].gather(1, slot) * seen
         if self.reads == "image":
-            return {"pixel_values": self._picture(x[self.keys[0]])}, None, ()
+            return {"pixel_values": self._picture(x[self.keys[0]])}, None, (), None
         wave, there = x[self.keys[0]].padded()
         wave = wave.to(next(self.body.parameters()).dtype) / FULL
         if self.prepare.get("do_normalize", True):
@@ -66,7 +80,7 @@ class Entrance(_Stage):
             mean = wave.sum(1, keepdim=True) / count
             sd = (((wave - mean) * there).square().sum(1, keepdim=True) / count + 1e-7).sqrt()
             wave = (wave - mean) / sd * there
-        return {"input_values": wave, "attention_mask": there.long()}, None, ()
+        return {"input_values": wave, "attention_mask": there.long()}, None, (), None
 
     def _picture(self, pixels: Tensor) -> Tensor:
         like = next(self.body.parameters())
@@ -79,8 +93,10 @@ class Entrance(_Stage):
         return (values - mean.to(values.device).view(-1, 1, 1)) / sd.to(values.device).view(-1, 1, 1)
 
     def forward(self, x: Mapping[str, Any]) -> Any:
-        given, mask, carried = self.given(x)
+        given, mask, carried, written = self.given(x)
         hidden, flat, _ = entered(self.body, given)
+        if self.cases is not None and written is not None:
+            hidden = hidden + self.cases(written)
         tensors = self.call.of(flat, hidden)
         if hidden.dim() == 4:
             return hidden
@@ -131,8 +147,9 @@ class Pretrained(Encoder):
     pictures a map at the last stage. A text's heads see its words, whose sub-words stay behind them for the layers: see
     `Words`. Whether the stages do what the uncut model does is tried out when the encoder is built.
 
-    A text is a column of the type `subwords`; two of them are read one after the other, as a pair. With several tables,
-    all have the backbone's one entrance in common.
+    A text is a column of the type `subwords`; two of them are read one after the other, as a pair. Where such a column
+    tells how words are written (`case`), a learned vector of that is added to what the first layer is given; it learns
+    at the full rate, whatever is frozen. With several tables, all have the backbone's one entrance in common.
 
     Weights start as they were pretrained, whatever the seed. A saved model holds the architecture (`config`) and its
     weights, and needs neither the hub nor the folder. LayerDrop and the random masks of wav2vec 2.0 are left out.
@@ -162,6 +179,7 @@ class Pretrained(Encoder):
 
     alone: ClassVar[str] = "a pretrained backbone is run with one set of weights at a time"
     one_entrance: ClassVar[str] = "all tables are read in the words, or patches, that the backbone was pretrained on"
+    search: ClassVar[Mapping[str, Range]] = {"rate": log(0.003, 0.1), "layer_decay": between(0.7, 1)}
 
     def __init__(
         self,
@@ -194,7 +212,9 @@ class Pretrained(Encoder):
             _fits(body.config, table, {key: layout[key] for key in keys[table]}, ready)
         cut = Cut(body, reads, words)
         ready["pixels"] = cut.pixels
-        entrances = {t: Entrance(cut, keys[t], layout, ready) for t, layout in layouts.items()}
+        told = [own.get("cases", 0) for t, own_layout in layouts.items() for own in map(own_layout.get, keys[t]) if reads == "text"]
+        cases = Cases(max(told), cut.widths[0]) if any(told) else None
+        entrances = {t: Entrance(cut, keys[t], layout, ready, cases) for t, layout in layouts.items()}
         groups = [cut.layers[i : i + layers_per_stage] for i in range(0, len(cut.layers), layers_per_stage)]
         later = [Layers(group, cut.call, cut.order) for group in groups]
         later[-1].tail, later[-1].grid = cut.tail, cut.grid
@@ -212,6 +232,8 @@ class Pretrained(Encoder):
                 if isinstance(part, _Stage):
                     part.held = True
             stage.eval()
+        if cases is not None:
+            cases.requires_grad_(True)
         if config is None:
             for module in self.modules():
                 module.pretrained = True  # type: ignore[assignment]

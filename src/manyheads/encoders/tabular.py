@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import BatchedLinear, Dropout, Named
+from ..ranges import Range, between, whole, whole_log
 from . import Encoder, Layout
 
 
@@ -144,6 +145,12 @@ class Tabular(Encoder):
         Gorishniy, Rubachev, Babenko: On embeddings for numerical features in tabular deep learning, 2022.
     """
 
+    search: ClassVar[Mapping[str, Range]] = {
+        "d_hidden": whole_log(32, 256),
+        "n_layers": whole(1, 3),
+        "dropout": between(0, 0.5),
+    }
+
     def __init__(
         self,
         layouts: Mapping[str, Layout],
@@ -208,6 +215,8 @@ class Linear(Tabular):
         layouts: as for `Tabular`.
         d_embedding: most columns of a category code.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {}
 
     def __init__(self, layouts: Mapping[str, Layout], *, d_embedding: int = 64) -> None:
         super().__init__(layouts, n_layers=0, d_embedding=d_embedding)

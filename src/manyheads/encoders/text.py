@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..blocks import Dropout, Named
 from ..ragged import Ragged
+from ..ranges import Range, between, choice
 from . import Encoder, Layout
 from .tabular import Embed
 
@@ -184,6 +185,11 @@ class Text(Encoder):
     """
 
     alone: ClassVar[str] = "words are packed by the length of each row"
+    search: ClassVar[Mapping[str, Range]] = {
+        "d_hidden": choice(96, 192, 256, 384),
+        "dropout": between(0, 0.5),
+        "word_dropout": between(0, 0.3),
+    }
 
     @classmethod
     def covers(cls, layout: Layout) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, final
 
 from torch import Tensor
+
+from ..ranges import Range, log
 
 PLACES = ("copies", "heads", "shared", "all")
 BETWEEN = ("copies", "heads")
@@ -48,6 +50,8 @@ class Penalty(ABC):
     steps: ClassVar[tuple[str, ...]] = STEPS
     keeps_mean: ClassVar[bool] = True
     """Whether the proximal step of tasks whose mean is 0 has mean 0: else it is not the step of R(W - mean)."""
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(1e-5, 0.1)}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
     def __init__(
         self, strength: float = 1e-3, *, on: str | None = None, of: str = "zero", step: str | None = None,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..catalog import hint
 from ..faults import ConfigError
+from ..ranges import Range, log
 from . import BETWEEN, Penalty
 
 
@@ -38,6 +40,7 @@ class Mean(Penalty):
     """
 
     places = BETWEEN
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(0.01, 100)}
 
     def __init__(
         self, strength: float = 1.0, *, on: str | None = None, step: str | None = None, biases: bool = False
@@ -90,6 +93,7 @@ class Graph(Penalty):
     """
 
     places = BETWEEN
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(0.01, 100)}
 
     def __init__(
         self,
@@ -150,6 +154,8 @@ class L2SP(L2):
     Reference:
         Li, Grandvalet, Davoine: Explicit inductive bias for transfer learning with convolutional networks, 2018.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(1e-4, 1)}
 
     def __init__(
         self, strength: float = 1e-2, *, on: str = "shared", step: str | None = None, biases: bool = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from ..ranges import Range, log
 from . import Penalty
 
 
@@ -31,6 +35,7 @@ class Orthogonal(Penalty):
 
     places = ("features",)
     steps = ("loss",)
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(0.001, 10)}
 
     def __init__(self, strength: float = 0.1) -> None:
         super().__init__(strength)

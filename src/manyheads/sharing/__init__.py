@@ -16,6 +16,7 @@ from ..data import Inputs
 from ..encoders import Encoder
 from ..heads import Product
 from ..penalties import Penalty
+from ..ranges import Range
 from ..tasks import Task
 
 Features = Any
@@ -105,6 +106,8 @@ class Sharing(nn.Module, ABC):
     """Tasks whose output is made from other tasks' outputs as well (`join`), and those others."""
     random: bool = False
     """Whether training draws random numbers beside dropout: runs side by side draw others than single ones."""
+    search: ClassVar[Mapping[str, Range]] = {}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
     def __init__(self, encoder: Callable[[], Encoder], tasks: Sequence[Task]) -> None:
         super().__init__()

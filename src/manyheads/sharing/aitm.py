@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..blocks import Named, channels_last, in_form_of
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, between
 from ..tasks import Task
 from . import Features, Sharing, Trace, climb, parted, run
 
@@ -52,6 +53,7 @@ class AITM(Sharing):
     min_stages: ClassVar[int] = 2
     ordered: ClassVar[str | None] = "order"
     """The setting by which the order of tasks, where it has a meaning, does not depend on how they are listed."""
+    search: ClassVar[Mapping[str, Range]] = {"calibrator": between(0, 1)}
 
     def __init__(
         self,

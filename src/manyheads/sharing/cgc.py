@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, whole
 from ..tasks import Task
 from . import Features, Sharing, Trace, run
 from .experts import Level, above, alone, at_least, names
@@ -37,6 +38,7 @@ class CGC(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"n_shared": whole(1, 4), "n_own": whole(1, 3)}
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from ..blocks import Named
 from ..copies import Copies, part, stack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, between
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task, hand, parted, run
 
@@ -49,6 +50,7 @@ class CrossStitch(Sharing):
 
     min_stages: ClassVar[int] = 2
     entangled: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, Range]] = {"own": between(0.5, 1)}
 
     def __init__(
         self,

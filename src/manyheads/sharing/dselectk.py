@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from ..blocks import vector
 from ..copies import Copies
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, log, whole
 from ..tasks import Task
 from . import Features, Sharing, Trace, run
 from .experts import above, at_least, climbed, each_or_all, mix, tell
@@ -52,6 +53,11 @@ class DSelectK(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {
+        "n_experts": whole(2, 8),
+        "gamma": log(0.1, 10),
+        "entropy": log(1e-7, 1e-2),
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.func import functional_call
 from ..copies import Copies, batchable, leaves, part, side_by_side, stack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, log, whole_log
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task, hand, parted, run
 
@@ -46,6 +47,7 @@ class LowRank(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"rank": whole_log(1, 16), "alpha": log(0.5, 32)}
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from ..copies import Copies, Place, leaves, part, side_by_side, stack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, log
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task, parted, run
 
@@ -71,6 +72,7 @@ class Mixing(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(0.001, 10)}
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from ..copies import Copies
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, whole
 from ..tasks import Task
 from . import Features, Sharing, Trace, run
 from .experts import Gate, above, at_least, climbed, each_or_all, mix, tell
@@ -38,6 +39,7 @@ class MMoE(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"n_experts": whole(2, 8)}
 
     def __init__(
         self, encoder: Callable[[], Encoder], tasks: Sequence[Task], *, n_experts: int = 4, from_stage: int = 1

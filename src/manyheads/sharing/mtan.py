@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from ..blocks import Head, channels_last, in_form_of, vector
 from ..copies import Copies, part
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, whole_log
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task
 
@@ -45,6 +46,7 @@ class MTAN(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"d_attention": whole_log(8, 128)}
 
     def __init__(
         self, encoder: Callable[[], Encoder], tasks: Sequence[Task], *, d_attention: int = 32, from_stage: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from ..blocks import Head, Named, vector
 from ..copies import Copies, part, stack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, whole_log
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task, hand, parted, run
 
@@ -42,6 +43,7 @@ class PEPNet(Sharing):
     """
 
     min_stages: ClassVar[int] = 2
+    search: ClassVar[Mapping[str, Range]] = {"d_gate": whole_log(8, 128), "d_table": whole_log(2, 32)}
 
     def __init__(
         self, encoder: Callable[[], Encoder], tasks: Sequence[Task], *, d_gate: int = 32, d_table: int = 8

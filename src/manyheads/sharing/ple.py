@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar
@@ -12,6 +12,7 @@ from torch import nn
 from ..copies import Copies
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, whole
 from ..tasks import Task
 from . import Features, Sharing, Trace, hand, run
 from .experts import Level, above, alone, at_least, each, names, tell
@@ -50,6 +51,7 @@ class PLE(Sharing):
 
     min_stages: ClassVar[int] = 2
     entangled: ClassVar[bool] = True  # what is common is mixed from all tasks' experts
+    search: ClassVar[Mapping[str, Range]] = {"n_shared": whole(1, 4), "n_own": whole(1, 3)}
 
     def __init__(
         self,

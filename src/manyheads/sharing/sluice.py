@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from ..blocks import Named, pool
 from ..copies import part, stack
 from ..data import Inputs
 from ..encoders import Encoder
+from ..ranges import Range, between
 from ..tasks import Task
 from . import Features, Sharing, Trace, by_task, hand, run
 from .crossstitch import Mix, columns, in_parts, last_mix, stitched, tell
@@ -57,6 +58,7 @@ class Sluice(Sharing):
 
     min_stages: ClassVar[int] = 2
     entangled: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, Range]] = {"own": between(0.5, 1), "last": between(0.5, 1)}
 
     def __init__(
         self,

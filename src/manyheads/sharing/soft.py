@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from ..catalog import make
 from ..data import Inputs
 from ..encoders import Encoder
 from ..penalties import Penalty
+from ..ranges import Range, log
 from ..tasks import Task
 from . import Features, Sharing, Trace, climb, parted, run
 
@@ -42,6 +43,8 @@ class Soft(Sharing):
         Evgeniou, Pontil: Regularized multi-task learning, 2004. Duong, Cohn, Bird, Cook: Low resource dependency
         parsing: cross-lingual parameter sharing in a neural network parser, 2015.
     """
+
+    search: ClassVar[Mapping[str, Range]] = {"strength": log(0.01, 100)}
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from .. import metrics, results
 from ..catalog import find, hint, word
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
+from ..ranges import Range, log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +67,8 @@ class Task(ABC):
     where it should follow the primary metric."""
     eats: ClassVar[str] = "vector"
     """The features its head reads: vector, sequence or map; richer ones are pooled."""
+    search: ClassVar[Mapping[str, Range]] = {"weight": log(0.1, 10)}
+    """What may be tuned: setting -> where it is looked for; the default lies within."""
 
     def __post_init__(self) -> None:
         if not self.name:
