@@ -207,7 +207,7 @@ def make_training(
     layouts = {table: layouts[table] for table in layouts if table in train}
     spec = spec.model_copy(update={"model": settled(spec.model, layouts)})
     n = int(spec.model.members)
-    parts = [(None, valid)] * n if any(map(len, valid.values())) else _held_out(spec, train, n, seed)
+    parts = [(None, valid)] * n if any(map(len, valid.values())) else held_out(spec, train, n, seed)
     one = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
     runs = [
         _one(one, layouts, tasks, train, within, held, seed if m == 0 else seed_of(seed, "member", m))
@@ -265,7 +265,7 @@ def batch_size(n_rows: int) -> int:
     return max(small, min(2 ** round(math.log2(max(n_rows, 1) / 256)), 1024)) if n_rows > 0 else small
 
 
-def _held_out(
+def held_out(
     spec: RunSpec, train: Mapping[str, Taskset], members: int, seed: int
 ) -> list[tuple[dict[str, Tensor], dict[str, Taskset]]]:
     """Per member (rows to learn from, rows held out), per table."""
