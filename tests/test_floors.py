@@ -20,7 +20,7 @@ FLOORS = (
     "objectives penalised evaluate modelfile problems config gates",
     "distributed optim callback train beside stackedgradients directions alike stacked parallel members build intake "
     "export serve",
-    "baselines compare affinity transfer merge tune report",
+    "baselines compare affinity readings related transfer merge tune report",
     "card runfolder display door apply runs starter doctor learner estimator cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""
