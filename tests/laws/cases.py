@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from manyheads.affinity import Estimator
 from manyheads.augment import Augmentation
 from manyheads.balance import Balance
 from manyheads.blocks import seed_of
@@ -40,6 +41,7 @@ GIVEN: dict[type, tuple[str, ...]] = {
     Objective: (),
     Augmentation: (),
     Format: (),
+    Estimator: (),
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
 
@@ -123,6 +125,7 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
         ],
         "stch": [{}, {"mu": 3.0, "ideal": {"a": 0.1}}, {"ideal": "running"}],
     },
+    Estimator: {"lookahead": [{}, {"eta": 0.01}]},
     Penalty: {
         "graph": [{}, {"edges": [["a", "b"], ["b", "c", 2.0], ["a", "d", 0.3]]}],
         "l21": [{"groups": g} for g in ("input", "output", "task", "entry")] + [{"of": "mean"}],
