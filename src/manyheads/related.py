@@ -1,0 +1,290 @@
+"""How related are these tasks? The study: what estimators look at is trained once for all of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import metrics, statistics
+from .affinity import Estimator, Reading
+from .affinity.pairs import Together
+from .affinity.singles import Singles
+from .affinity.watch import Watch
+from .blocks import seed_of
+from .build import Prepared, held_out, make_training, prepare, split_parts
+from .catalog import make, word
+from .compare import Progress, alone, labelled_part
+from .data import Taskset
+from .evaluate import measure
+from .faults import ConfigError
+from .parallel import run_over
+from .readings import gathered
+from .results import Relatedness
+from .spec import Part, RunSpec
+from .tasks import Task
+from .train import Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = ("cosine", "lookahead", "rsa", "cka")
+"""What is asked where nobody says: one joint run and one single-task model per task, for each seed."""
+
+Readings = list[tuple[int, Reading]]
+
+
+@dataclass
+class _Seed:
+    """What is trained with one seed."""
+
+    seed: int
+    train: Mapping[str, Taskset]
+    held: Mapping[str, Taskset]
+    joint: Training | None = None
+    singles: dict[str, Training] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Training] = field(default_factory=dict)
+
+
+def affinity(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
+    methods: Sequence[str | Part] = METHODS,
+    seeds: int = 3,
+    every: int | None = None,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Relatedness, ...]:
+    """How related some tasks are, as several estimators see it, with intervals over seeds.
+
+    For each seed a joint model is trained as the config says and watched, and single-task models (and pairs, where
+    asked) of hard sharing with the same encoder and budget: whatever an estimator needs, and nothing twice. All nets
+    are single members. Estimators see training rows, and the validation part (without one, a fold of the training part
+    that is drawn anew for each seed, the same for all models); the test part is never touched, so that a choice of
+    groups can still be judged on it. The intervals are over seeds: another table of the same kind is not part of them.
+
+    Args:
+        spec: the run.
+        tasks: not fitted; two at least.
+        tables: {name: frame}.
+        targets: {table: tasks it labels}.
+        parts: a split of the user's own.
+        methods: words of `manyheads.affinity`, or words with settings; the answer is in their order.
+        seeds: trainings of each model.
+        every: steps between two looks at a joint run.
+        n_jobs: processes; one per core by default.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: fewer than two tasks, no seed, an unknown word or setting, a method twice.
+    """
+    asked = estimators_of(methods)
+    if len(tasks) < 2 or seeds < 1:
+        raise ConfigError(
+            f"Relatedness should be asked of two tasks or more, with one seed or more. Found {len(tasks)} and {seeds}."
+        )
+    n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
+    given = parts if parts is not None else split_parts(spec.data.split, tables, tasks)
+    prepared = prepare(spec, tasks, tables, given, targets=targets)
+    return related(spec, prepared, asked, seeds, every=every, n_jobs=n_jobs, progress=progress)
+
+
+def estimators_of(methods: Sequence[str | Part]) -> dict[str, Estimator[Any]]:
+    """The estimators that words (with settings, or without) name, by their word.
+
+    Raises:
+        ConfigError: an unknown word or setting; none, or one twice.
+    """
+    found: dict[str, Estimator[Any]] = {}
+    for method in map(Part.of, methods):
+        one = make(Estimator, method.name, method.settings)  # type: ignore[type-abstract]
+        if word(type(one)) in found:
+            raise ConfigError(f"Each method should be asked once. Found `{word(type(one))}` twice.")
+        found[word(type(one))] = one
+    if not found:
+        raise ConfigError("`methods` should name an estimator of relatedness. Found none.")
+    return found
+
+
+def related(
+    spec: RunSpec,
+    prepared: Prepared,
+    estimators: Mapping[str, Estimator[Any]],
+    seeds: int = 3,
+    *,
+    every: int | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Relatedness, ...]:
+    """The study of `affinity`, on tables that are ready."""
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
+    kinds = {kind: {w: e for w, e in estimators.items() if e.looks_at == kind} for kind in ("joint", "single", "pairs")}
+    rounds = [_round(spec, prepared, seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
+    found: dict[str, list[Readings]] = {w: [] for w in estimators}
+    seconds = dict.fromkeys(estimators, 0.0)
+    for one in rounds if kinds["joint"] else ():
+        one.joint = _training(spec, prepared, prepared.tasks, one)
+    if kinds["joint"]:
+        for readings, took in _watched([r.joint for r in rounds if r.joint], kinds["joint"], every, n_jobs, progress):
+            for w in kinds["joint"]:
+                found[w].append(readings[w])
+                seconds[w] += took[w]
+    if kinds["single"] or kinds["pairs"]:
+        _train_few(spec, prepared, rounds, bool(kinds["pairs"]), seconds, kinds, n_jobs, progress)
+    for one in rounds if kinds["single"] else ():
+        seen = _singles(prepared, one)
+        for w, estimator in kinds["single"].items():
+            started = time.perf_counter()
+            found[w].append([(0, estimator.measure(seen))])
+            seconds[w] += time.perf_counter() - started
+    for w, estimator in kinds["pairs"].items():
+        found[w] = [[(0, estimator.measure(seen))] for seen in _together(prepared, rounds)]
+    names = [t.name for t in prepared.tasks]
+    return tuple(gathered(w, e, names, found[w], seconds[w]) for w, e in estimators.items())
+
+
+def _round(spec: RunSpec, prepared: Prepared, seed: int) -> _Seed:
+    """The rows to learn from, and those that no model of this seed learns from."""
+    train, valid = prepared.tasksets["train"], prepared.tasksets["valid"]
+    if any(map(len, valid.values())):
+        return _Seed(seed, train, valid)
+    ((within, held),) = held_out(spec, train, 1, seed)
+    return _Seed(seed, {t: rows.take(within[t]) for t, rows in train.items()}, held)
+
+
+def _training(spec: RunSpec, prepared: Prepared, tasks: Sequence[Task], one: _Seed) -> Training:
+    """A run of some of the tasks on the rows that label them; a single task's are those of `compare`."""
+    names = [t.name for t in tasks]
+    train, held = one.train, one.held
+    if len(tasks) == 1:
+        train, held = (
+            {t: part for t, rows in own.items() if (part := labelled_part(rows, names[0])) is not None}
+            for own in (train, held)
+        )
+    elif len(tasks) < len(prepared.tasks):
+        train, held = ({t: _of_pair(rows, names) for t, rows in own.items()} for own in (train, held))
+    mine = [replace(t, sees=tuple(other for other in t.sees if other in names)) for t in tasks]
+    layouts = prepared.dataset.preprocess.layouts
+    made = make_training(spec, layouts, mine, train, held, seed=one.seed)
+    assert isinstance(made, Training)  # of one member
+    made.primary_only = True
+    return made
+
+
+def _of_pair(rows: Taskset, names: Sequence[str]) -> Taskset:
+    """The rows of a table that label one of these tasks at least; all of them where that is half."""
+    part = rows.only(names)
+    known = [part.known_rows(t) for t in part.tasks]
+    some = torch.cat(known).unique() if known else torch.empty(0, dtype=torch.long)
+    return part if 2 * len(some) >= len(rows) else part.take(some)
+
+
+def _watched(
+    runs: Sequence[Training],
+    estimators: Mapping[str, Estimator[Any]],
+    every: int | None,
+    n_jobs: int,
+    progress: Progress | None,
+) -> list[tuple[dict[str, Readings], dict[str, float]]]:
+    """What was read, and the seconds it took, of each run; they are trained to their end."""
+    work = [(run, Watch(estimators, every)) for run in runs]
+    n_jobs = min(n_jobs, len(runs))
+    answers = []
+    if n_jobs == 1:
+        found: Any = (_carry(run, watch) for run, watch in work)
+    else:
+        from joblib import Parallel, delayed, parallel_config
+
+        with parallel_config("loky", inner_max_num_threads=1):
+            found = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_carry)(run, watch) for run, watch in work)
+    for answer in found:
+        answers.append(answer)
+        if progress is not None:
+            progress("joint model", len(answers), len(runs))
+    return answers
+
+
+def _carry(run: Training, watch: Watch) -> tuple[dict[str, Readings], dict[str, float]]:
+    run.callbacks.append(watch)
+    run.run()
+    kept = (run.best.epoch + 1) * -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
+    until = kept if run.best.epoch >= 0 else run.step
+    return {w: [(s, r) for s, r in own if s <= until] for w, own in watch.readings.items()}, watch.seconds
+
+
+def _train_few(
+    spec: RunSpec,
+    prepared: Prepared,
+    rounds: Sequence[_Seed],
+    pairs: bool,
+    seconds: dict[str, float],
+    kinds: Mapping[str, Mapping[str, Estimator[Any]]],
+    n_jobs: int,
+    progress: Progress | None,
+) -> None:
+    """Train the single-task models of all seeds, and the pairs where they are asked."""
+    size = _training(spec, prepared, prepared.tasks, rounds[0]).sampler.batch_size
+    few = alone(spec, size)
+    tell: Callable[[str], Any] = lambda text: (  # noqa: E731
+        None if progress is None else lambda done, n: progress(text, done, n)
+    )
+    started = time.perf_counter()
+    for one in rounds:
+        one.singles = {t.name: _training(few, prepared, [t], one) for t in prepared.tasks}
+    run_over([run for one in rounds for run in one.singles.values()], tell("single-task models"), n_jobs)
+    took = time.perf_counter() - started
+    for w in (*kinds["single"], *kinds["pairs"]):
+        seconds[w] += took
+    if not pairs:
+        return
+    started = time.perf_counter()
+    for one in rounds:
+        one.pairs = {
+            (a.name, b.name): _training(few, prepared, [a, b], one) for a, b in combinations(prepared.tasks, 2)
+        }
+    run_over([run for one in rounds for run in one.pairs.values()], tell("pairs of tasks"), n_jobs)
+    for w in kinds["pairs"]:
+        seconds[w] += time.perf_counter() - started
+
+
+def _singles(prepared: Prepared, one: _Seed) -> Singles:
+    tables = {name: tuple(run.sampler.tasksets) for name, run in one.singles.items()}
+    models = {name: run.model for name, run in one.singles.items()}
+    dtype = next(p.dtype for model in models.values() for p in model.parameters())
+    train, held = ({t: rows.to(dtype) for t, rows in own.items()} for own in (one.train, one.held))
+    return Singles(models, {t.name: t for t in prepared.tasks}, train, held, tables, one.seed)
+
+
+def _together(prepared: Prepared, rounds: Sequence[_Seed]) -> list[Together]:
+    """The scores on held-out rows, of each seed; what changes are relative to is decided over all seeds."""
+    scores: list[tuple[dict[str, float | None], dict[tuple[str, str], float | None]]] = []
+    for one in rounds:
+        by_itself = {name: _score(run, name) for name, run in one.singles.items()}
+        paired: dict[tuple[str, str], float | None] = {}
+        for (a, b), run in one.pairs.items():
+            paired |= {(a, b): _score(run, a), (b, a): _score(run, b)}
+        scores.append((by_itself, paired))
+    baseline: dict[str, float | None] = {}
+    up: dict[str, bool] = {}
+    for task in prepared.tasks:
+        own = np.array([s[task.name] for s, _ in scores], dtype=np.float64)  # None becomes NaN
+        up[task.name] = metrics.find(task.metrics[0]).greater_is_better
+        absolute = statistics.is_absolute(own, task.metrics[0])
+        baseline[task.name] = None if absolute else abs(float(own[~np.isnan(own)].mean()))
+    return [Together(by_itself, paired, baseline, up) for by_itself, paired in scores]
+
+
+def _score(run: Training, name: str) -> float | None:
+    """A task's primary metric on the rows that its run held out."""
+    task, found = run.tasks[name], run.held_out().get(name)
+    return None if found is None else measure(task, found, task.metrics[:1])[0].value
