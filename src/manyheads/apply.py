@@ -90,6 +90,17 @@ def _row_names(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
     return [f"{row:0{width}}" for row in range(len(frame))]
 
 
+def _in_words(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, with texts as the lists of words that the model sees, in columns before all others."""
+    import pandas as pd
+
+    columns = {c.name: c for found in dataset.preprocess.columns.values() for c in found if c.name in frame.columns}
+    found = {name: column.tokens(frame[name]) for name, column in columns.items()}
+    words = {name: pd.Series(list(own), frame.index, object) for name, own in found.items() if own is not None}
+    rest = frame[[c for c in frame.columns if c not in words]]
+    return pd.concat([pd.DataFrame(words, frame.index), rest], axis=1)
+
+
 def predict(
     model_path: Path,
     table: Path,
@@ -114,7 +125,7 @@ def predict(
         trust: modules from which classes may be imported.
         form: how the rows are kept, where the ending does not say it: a word, or a mapping as YAML; the run's own form
             by default.
-        files: a folder for predictions that fit in no table (masks), in a folder per task.
+        files: a folder for predictions in the form that their field has for them, in a folder per task.
 
     Raises:
         ConfigError: an unknown task, column or form, or the output exists.
@@ -154,7 +165,7 @@ def predict(
     answer: dict[str, Any] = {"output": str(output), "rows": len(whole), "columns": list(whole.columns)}
     if files is None:
         return answer
-    names, count = _row_names(dataset, frame), 0
+    names, count, frame = _row_names(dataset, frame), 0, _in_words(dataset, frame)
     for task, said in predicted.items() if not door.dry_run else ():
         for path, content in described[task].files(said, names, frame):
             target = files / quoted(task) / path

@@ -147,7 +147,7 @@ def predict(
     run: Run, table: Rows, output: File,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Only these, with commas between.")] = None,
     keep: Annotated[str | None, typer.Option("--keep-columns", help="Columns to copy, with commas between.")] = None,
-    files: Annotated[Path | None, typer.Option("--files", help="A folder for masks and sounds.")] = None,
+    files: Annotated[Path | None, typer.Option("--files", help="A folder for masks, boxes, tags, sounds.")] = None,
     name: Table = None, trust: Trust = None, form: Form = None, force: Force = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip

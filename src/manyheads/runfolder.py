@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 NAMES = (
     "config.yaml", "tasks.json", "env.json", "splits.parquet", "log.txt", "metrics.csv", "events.jsonl", "checkpoints",
-    "predictions", "model", "report.html", "report.json", "scores.csv", "table.csv",
+    "predictions", "model", "report.html", "report.json", "examples.json", "scores.csv",
+    "table.csv",
 )  # fmt: skip
 """All that a run's folder (or a comparison's) holds."""
 MARK = "manyheads-run"
@@ -159,7 +160,8 @@ class RunFolder(Callback):
         if tasks:
             self._json("tasks.json", table_of(tasks))
             self.checkpoints.mkdir(exist_ok=True)
-        (self.path / "report.json").unlink(missing_ok=True)
+        for name in ("report.json", "examples.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def _within(self, spec: RunSpec) -> RunSpec:
         """Files inside the folder by their names there, so that it can be moved."""
@@ -216,9 +218,11 @@ class RunFolder(Callback):
         write_atomically(path, buffer.getvalue())
 
     def report(self, report: Report) -> Path:
-        """Write report.html and report.json; a run that has them is finished."""
+        """Write report.html, report.json and what it shows of single rows; a run that has them is finished."""
         from .report import write
 
+        if report.examples is not None:
+            self._text("examples.json", report.examples.model_dump_json() + "\n")
         return write(report, self.path / "report.html")
 
     def _json(self, name: str, value: Any) -> None:

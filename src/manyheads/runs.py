@@ -21,13 +21,14 @@ from .catalog import word
 from .display import Watch, penalty_line, plan_lines
 from .door import Door, comparison_json, scores_json, settings_of
 from .evaluate import measure, results, score
+from .examples import gather
 from .faults import DataError
 from .intake import Intake, equal_rows, take_in
 from .members import Members
 from .model import Model
 from .modelfile import save
 from .report.balances import undecided
-from .results import Comparison, History, Report, Scores, TaskInfo
+from .results import Comparison, Examples, History, Report, Scores, TaskInfo
 from .runfolder import RunFolder, environment, now
 from .spec import RunSpec
 from .tasks import Task
@@ -219,6 +220,7 @@ def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     report = Report(
         title=title, created=now(), tasks=tuple(ready.infos), history=history,
         scores=tuple(found), settings=settings, environment=environment(), warnings=tuple(door.warned),
+        examples=gather(model, dataset, ready.intake.tables, ready.intake.parts, spec.seed),
     )  # fmt: skip
     folder.report(report)
     return report
@@ -400,8 +402,13 @@ def read_report(run: Path) -> Report:
     path = run / "report.json" if run.is_dir() else run
     if not path.is_file():
         raise DataError(f"`{run}` should be the folder of a finished run. Found no report.json there.")
+    beside = path.with_name("examples.json")
     try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
+        if not beside.is_file():
+            return report
+        path = beside
+        return report.model_copy(update={"examples": Examples.model_validate_json(path.read_text(encoding="utf-8"))})
     except ValueError as error:
         raise DataError(f"`{path}` should be a run's report. Found it damaged: {str(error).splitlines()[0]}.") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import balances, figures, notes
+from manyheads.report import balances, examples, figures, notes
 from manyheads.report.words import NONE, decimals, number, span
 from manyheads.results import Report, Score, TaskComparison, TaskInfo
 
@@ -279,6 +279,18 @@ class View:
         chosen = self.chosen
         return chosen[0] if chosen and chosen[0] in epochs else max(epochs, default=None)
 
+    @cached_property
+    def examples(self) -> list[examples.Drawn]:
+        """Single rows, arranged."""
+        found = self.report.examples
+        rows = () if found is None else found.rows
+        return [examples.drawn(row, f"{self.anchor}example{i}-") for i, row in enumerate(rows, start=1)]
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The kinds of values that the examples show."""
+        return set() if self.report.examples is None else examples.kinds(self.report.examples.rows)
+
     @property
     def notes(self) -> list[notes.Note]:
         """What was recorded: the notes, and each task's weight over the epochs where no other section has it."""
@@ -318,6 +330,7 @@ class View:
             ("tasks", "Tasks", bool(self.report.tasks)),
             ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
             ("scores", "Scores", bool(self.report.scores)),
+            ("examples", "Examples", bool(self.examples)),
             ("use", "Who uses what", self.use is not None),
             ("giving", "Who gives way", self.giving is not None),
             ("notes", "What the methods recorded", bool(self.notes)),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import metrics
+from .. import metrics, results
 from ..blocks import Head
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
@@ -100,6 +100,17 @@ class _Classes(Task):
         classes[:] = self.classes
         decoded = classes[np.asarray(values, dtype=np.int64)]
         return decoded.astype(np.int64) if all(isinstance(c, int) for c in self.classes) else decoded
+
+    def show(self, values: Predicted) -> list[results.Text]:
+        """The class, and how sure it is."""
+        indices = np.asarray(values.value, dtype=np.int64)
+        names = [str(name) for name in self.decode(indices)]
+        if values.proba is None:
+            return [results.Text(text=name) for name in names]
+        proba = np.asarray(values.proba, dtype=np.float64)
+        proba = np.stack([1 - proba, proba], axis=1) if proba.ndim == 1 else proba
+        chances = proba[np.arange(len(indices)), indices].tolist()
+        return [results.Text(text=name, chance=chance) for name, chance in zip(names, chances, strict=True)]
 
     def _columns_per_class(self, predicted: Predicted) -> dict[str, np.ndarray]:
         proba = np.asarray(predicted.proba)
@@ -340,6 +351,11 @@ class Multilabel(Task):
 
     def truth(self, target: Tensor) -> np.ndarray:
         return target.cpu().numpy().astype(np.int64)
+
+    def show(self, values: Predicted) -> list[results.Text]:
+        """The labels that hold."""
+        rows = [[c for c, holds in zip(self.targets, row, strict=True) if holds] for row in np.asarray(values.value)]
+        return [results.Text(text=", ".join(row) or f"none of {len(self.targets)}") for row in rows]
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
         value, proba = np.asarray(predicted.value), np.asarray(predicted.proba)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import results
 from ..boxes import MOST, Boxes
 from ..catalog import hint
 from ..faults import ConfigError, DataError
@@ -381,6 +382,12 @@ class Detection(Task):
         scores = np.asarray(boxes.scores).tolist()
         return [[*c, name, score] for c, name, score in zip(corners, names, scores, strict=True)]
 
+    def show(self, values: Predicted) -> list[results.Boxes]:
+        unit = np.array([self.canvas.size[1], self.canvas.size[0]] * 2, float)
+        shown = [b._replace(corners=np.round(b.corners / unit, 4)) for b in np.asarray(values.value)]
+        rows = [[(*box[:4], str(box[4]), box[5] if len(box) > 5 else None) for box in self._named(b)] for b in shown]
+        return [results.Boxes(boxes=tuple(row)) for row in rows]
+
     def placed(self, predicted: Predicted, frame: pd.DataFrame) -> Predicted:
         """Boxes in pixels of each row's own picture; a row without a picture has none."""
         if self.picture is None:
@@ -404,6 +411,12 @@ class Detection(Task):
         shown = [b._replace(corners=np.round(b.corners, 2), scores=np.round(b.scores, 4)) for b in values]
         counts = np.array([len(b.classes) for b in values], np.int64)
         return {self.name: self.decode(objects(shown)), f"{self.name}__count": counts}
+
+    def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+        """JSON per row, ``<task>/<name>.json``: a list of ``{"box": [x0, y0, x1, y1], "class", "score"}``."""
+        for name, boxes in zip(names, np.asarray(predicted.value), strict=True):
+            found = [{"box": box[:4], "class": box[4], "score": box[5]} for box in self._named(boxes)]
+            yield f"{name}.json", (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
 
 class _BoxHead(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import results
 from ..blocks import Dropout
 from ..catalog import hint
 from ..faults import ConfigError, DataError
@@ -333,6 +334,23 @@ class Relation(_Tagged):
         """``<name>``: the relations as JSON, each with its probability; ``<name>__tags``: the tags."""
         decoded = self.decode(np.asarray(predicted.value))
         return {self.name: decoded[:, 1], f"{self.name}__tags": decoded[:, 0]}
+
+    def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+        """``relations.json``: per row its words, their tags, and the relations between the spans they mark."""
+        rows = list(np.asarray(predicted.value))
+        words = self.words([row["tags"] for row in rows], frame)
+        listed = [
+            {"orig_id": name, "tokens": own, "tags": row["tags"], "relations": _listed(row)}
+            for name, own, row in zip(names, words, rows, strict=True)
+        ]
+        yield "relations.json", (json.dumps(listed, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+    def show(self, values: Predicted) -> list[results.Tags]:
+        rows = list(np.asarray(values.value))
+        return [
+            results.Tags(length=len(r["tags"]), spans=tuple(spans(r["tags"])), relations=tuple(r["relations"]))
+            for r in rows
+        ]
 
 
 def _apart(row: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import spoken
+from .. import exhibits, results, spoken
 from ..blocks import Head
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
@@ -146,6 +146,9 @@ class Transcription(Task):
 
     def truth(self, target: Ragged) -> np.ndarray:
         return objects([self._joined(row.tolist()) for row in target])
+
+    def show(self, values: Predicted) -> list[results.Text]:
+        return [results.Text(text=said, words=tuple(said.split())) for said in np.asarray(values.value)]
 
 
 _TOLD: set[str] = set()
@@ -347,6 +350,9 @@ class Reconstruction(Task):
         """By how many decibels each recording became quieter; the recordings themselves are files (`files`)."""
         powers = np.array([np.square(v, dtype=np.float64).sum(-1) for v in np.asarray(predicted.value)]).reshape(-1, 2)
         return {f"{self.name}__quieter_db": 10 * np.log10((powers[:, 1] + 1e-12) / (powers[:, 0] + 1e-12))}
+
+    def show(self, values: Predicted) -> list[results.Sound]:
+        return [exhibits.sound(samples, self._rate) for samples in self.decode(np.asarray(values.value))]
 
     def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
         """A wav file per row, ``<task>/<name>.wav``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import results
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Predicted
 from ..ragged import Ragged, Rows, objects
-from ..spans import bio
+from ..spans import bio, spans
 from . import Task
 
 if TYPE_CHECKING:
@@ -224,6 +225,23 @@ class _Tagged(Task):
         """Tags by name."""
         return [self.tags[i] for i in found]
 
+    def words(self, rows: Sequence[Sequence[str]], frame: pd.DataFrame) -> list[list[str]]:
+        """The words that rows of tags belong to: those of the first column with as many.
+
+        Args:
+            frame: texts are lists of words.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        for name in frame.columns:
+            cells = list(frame[name])
+            if all(isinstance(cell, list) and len(cell) == len(row) for cell, row in zip(cells, rows, strict=True)):
+                return cells
+        raise DataError(
+            f"Task `{self.name}`: tags should belong to the words of a column. Found no column of texts with as many."
+        )
+
 
 @dataclass(frozen=True)
 class Tagging(_Tagged):
@@ -293,3 +311,21 @@ class Tagging(_Tagged):
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         return objects([" ".join(row) for row in values])
+
+    def files(self, predicted: Predicted, names: Sequence[str], frame: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+        """``tagged.conll``: a line per word, with its tag after a tab, and ``# sent_id = name`` before each row."""
+        rows = list(np.asarray(predicted.value))
+        blocks = [
+            [
+                f"# sent_id = {name}",
+                *(f"{' '.join(word.split())}\t{tag}" for word, tag in zip(words, tags, strict=True)),
+            ]
+            for name, words, tags in zip(names, self.words(rows, frame), rows, strict=True)
+        ]
+        yield "tagged.conll", "".join("\n".join(block) + "\n\n" for block in blocks).encode("utf-8")
+
+    def show(self, values: Predicted) -> list[results.Tags]:
+        rows = list(np.asarray(values.value))
+        every = self.scheme == "none"
+        found = [[(i, i + 1, tag) for i, tag in enumerate(row)] if every else spans(row) for row in rows]
+        return [results.Tags(length=len(row), spans=tuple(own)) for row, own in zip(rows, found, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
@@ -16,6 +16,8 @@ from ...faults import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...results import Shown
 
 Self = TypeVar("Self", bound="Column")
 TypeOf = str | Mapping[str, Any]
@@ -56,6 +58,14 @@ class Column(ABC):
     @abstractmethod
     def layout(self) -> Any:
         """What an encoder must know: the width of a numeric column, the cardinality of a categorical one."""
+
+    def show(self, cell: Any) -> Shown | None:
+        """A cell as a page can draw it; None where it is missing, or a number or a category as by default."""
+        return None
+
+    def tokens(self, series: pd.Series) -> Iterable[list[str]] | None:
+        """The words of each row as an encoder sees them, which labels per word belong to; None where there are none."""
+        return None
 
     @final
     def to_json(self) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from ... import exhibits
 from ...faults import ConfigError, DataError
 from ...ragged import Ragged
 from ...sound import resampled, samples_of
@@ -16,6 +17,8 @@ from . import Column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...results import Sound
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Audio(Column):
     def transform(self, series: pd.Series) -> Ragged:
         rows = [resampled(samples, rate or self.rate, self.rate) for rate, samples in self._read(series)]
         return Ragged.of(rows, torch.empty(0, dtype=torch.int16))
+
+    def show(self, cell: Any) -> Sound | None:
+        rate, samples = samples_of(cell, self.root)
+        return exhibits.sound(samples, rate or self.rate)
 
     @property
     def layout(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ... import exhibits
 from ...faults import ConfigError, DataError
 from ...pictures import SIZE, Canvas, decoded
 from ..values import place
@@ -14,6 +15,8 @@ from . import Column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...results import Picture
 
 LEARNT_FROM = 256
 """Mean and sd of the colours are taken over at most so many training pictures, evenly spaced."""
@@ -88,6 +91,10 @@ class Image(Column):
                     f"{place(series, row)}; leave the cell empty if the picture is missing."
                 ) from None
         return pictures
+
+    def show(self, cell: Any) -> Picture | None:
+        missing = cell is None or isinstance(cell, float)
+        return None if missing else exhibits.picture(cell, Canvas(self.size, self.resize), self.channels, self.root)
 
     @property
     def layout(self) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ... import results
 from ...faults import ConfigError
 from . import Column
 
@@ -76,6 +77,9 @@ class Ngrams(Column):
             else:
                 answer[row] = answer[seen[text]]
         return answer
+
+    def show(self, cell: Any) -> results.Text | None:
+        return results.Text(text=cell) if isinstance(cell, str) else None
 
     @property
     def layout(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from ... import results
 from ...faults import ConfigError
 from ...ragged import Ragged
 from ..values import refuse
@@ -133,6 +134,12 @@ class Text(Column):
                 yield []
             else:
                 refuse(series, self.name, i, "texts or lists of texts")
+
+    def show(self, cell: Any) -> results.Text | None:
+        if not isinstance(cell, str | list | tuple | np.ndarray):
+            return None
+        words = tuple(tokens_of(cell, self.split) if isinstance(cell, str) else cell)
+        return results.Text(text=cell if isinstance(cell, str) else " ".join(words), words=words)
 
     @cached_property
     def _places(self) -> Mapping[str, int]:

@@ -1,0 +1,233 @@
+"""What lies over a picture: classes of pixels, and boxes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from manyheads.report.words import percent
+from manyheads.results import Boxes, Mask
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NOTHING = 255
+"""The number of a pixel of which nothing is known."""
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#7f7f7f")
+"""Of classes, again and again (Okabe, Ito: Color universal design, 2008); numbers tell classes apart that share one."""
+FINE = 288
+"""Pixels of the longer side of a layer."""
+LEAST, LABELS = 0.012, 14
+"""A region is numbered from this share of the picture on, and so many regions at most."""
+MOST_BOXES = 12
+COVERS = 0.5
+"""Area in common over area in either from which a box is found."""
+_DARK, _LIGHT = 250, 251
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A drawing over a picture, in shares of its width and height."""
+
+    shape: tuple[int, int]
+    png: str = ""
+    numbers: tuple[tuple[float, float, str], ...] = ()
+    """(x, y, text), the middle of the text."""
+    frames: tuple[tuple[float, float, float, float, str, bool], ...] = ()
+    """(x0, y0, x1, y1, text, whether it is right)."""
+
+    def drawing(self, width: float, height: float) -> str:
+        """SVG in a frame of this size."""
+        parts = []
+        if self.png:
+            parts.append(
+                f'<image width="{width}" height="{height:.1f}" preserveAspectRatio="none" class="crisp" '
+                f'href="data:image/png;base64,{self.png}"/>'
+            )
+        for x, y, text in self.numbers:
+            parts.append(_letters(x * width, y * height + 4.5, text, "middle"))
+        for x0, y0, x1, y1, text, right in self.frames:
+            x, y, w, h = x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height
+            box = f'x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"'
+            parts.append(f'<rect class="halo" {box}/><rect class="box{"" if right else " wrong"}" {box}/>')
+            inside = y < 16
+            parts.append(_letters(min(x + 2, width - 8 * len(text)), y + 13 if inside else y - 4, text, "start"))
+        return "".join(parts)
+
+
+def _letters(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text class="over" x="{max(x, 2):.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+# -- masks
+
+
+@lru_cache(maxsize=64)
+def _array(png: str) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+
+
+def mask(value: Mask, true: Mask | None = None) -> Layer:
+    """Tints with outlines and numbers; where it differs from the truth it is hatched.
+
+    Args:
+        true: what is compared; None for no hatching.
+    """
+    import numpy as np
+
+    classes = _array(value.png)
+    labels = tuple(_numbered(classes))
+    times = max(round(FINE / max(classes.shape)), 1)
+    fine = classes.repeat(times, 0).repeat(times, 1)
+    out = np.where(fine == NOTHING, 0, fine.astype(int) % len(COLOURS) + 1).astype(np.uint8)
+    if true is not None and (known := _array(true.png)).shape == classes.shape:
+        wrong = ((known != classes) & (known != NOTHING)).repeat(times, 0).repeat(times, 1)
+        stripes = np.add.outer(np.arange(fine.shape[0]), np.arange(fine.shape[1])) % 7
+        out[wrong & (stripes == 0)] = _DARK
+        out[wrong & (stripes == 1)] = _LIGHT
+    edge = np.zeros(fine.shape, bool)
+    edge[1:] |= fine[1:] != fine[:-1]
+    edge[:, 1:] |= fine[:, 1:] != fine[:, :-1]
+    beside = edge.copy()
+    beside[:-1] |= edge[1:]
+    beside[:, :-1] |= edge[:, 1:]
+    out[beside] = _LIGHT
+    out[edge] = _DARK
+    return Layer(classes.shape, _png(out), labels)
+
+
+def _png(out: np.ndarray) -> str:
+    from PIL import Image
+
+    palette, alpha = [0] * 768, [0] * 256
+    for i, colour in enumerate(COLOURS, 1):
+        palette[3 * i : 3 * i + 3] = [int(colour[j : j + 2], 16) for j in (1, 3, 5)]
+        alpha[i] = 105
+    palette[3 * _LIGHT : 3 * _LIGHT + 3] = [255, 255, 255]
+    alpha[_DARK] = alpha[_LIGHT] = 255
+    image = Image.fromarray(out, "P")
+    image.putpalette(palette)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=bytes(alpha), optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _numbered(classes: np.ndarray) -> list[tuple[float, float, str]]:
+    """The innermost place of every region that is large enough, and the number of its class."""
+    import numpy as np
+    from scipy import ndimage
+
+    found = []
+    for number in np.unique(classes[classes != NOTHING]).tolist():
+        regions, n = ndimage.label(classes == number)
+        sizes = np.bincount(regions.ravel(), minlength=n + 1)
+        for region in np.flatnonzero(sizes[1:] >= LEAST * classes.size) + 1:
+            depth = ndimage.distance_transform_cdt(np.pad(regions == region, 1))[1:-1, 1:-1]
+            y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+            place = ((float(x) + 0.5) / classes.shape[1], (float(y) + 0.5) / classes.shape[0], str(number + 1))
+            found.append((int(sizes[region]), place))
+    return [place for _, place in sorted(found, reverse=True)[:LABELS]]
+
+
+def legend(names: Sequence[str], masks: Sequence[Mask]) -> Markup:
+    """The number, colour and name of each class that some mask has."""
+    import numpy as np
+
+    there = sorted({int(c) for value in masks for c in np.unique(_array(value.png))} - {NOTHING})
+    return Markup(" ").join(
+        Markup('<span class="key"><i style="background:{}">{}</i> {}</span>').format(
+            COLOURS[c % len(COLOURS)], c + 1, names[c] if c < len(names) else c
+        )
+        for c in there
+    )
+
+
+def mask_in_words(value: Mask) -> str:
+    """The share of each class."""
+    import numpy as np
+
+    classes = _array(value.png)
+    known = classes[classes != NOTHING]
+    counts = np.bincount(known, minlength=len(value.names))
+    parts = [f"{value.names[c]} {percent(counts[c] / known.size)}" for c in np.argsort(-counts) if counts[c]]
+    return ", ".join(parts) or "nothing is known"
+
+
+def agreement(true: Mask, said: Mask) -> float | None:
+    """The share of labelled pixels that are right; None where it is undefined."""
+    a, b = _array(true.png), _array(said.png)
+    known = a != NOTHING
+    return float((a == b)[known].mean()) if a.shape == b.shape and known.any() else None
+
+
+# -- boxes
+
+
+def boxes(value: Boxes, true: Boxes | None = None) -> Layer:
+    """Frames with a number each; one that finds none of the true boxes is dashed.
+
+    Args:
+        true: what is compared; None for no comparison.
+    """
+    right = hits(value, true) if isinstance(true, Boxes) else [True] * len(value.boxes)
+    few = len(value.boxes) <= 3
+    frames = []
+    for i, (box, hit) in enumerate(zip(value.boxes, right, strict=True), start=1):
+        sign = "" if not isinstance(true, Boxes) else " ✓" if hit else " ✗"
+        frames.append((*box[:4], (f"{i} {box[4]}" if few else str(i)) + sign, hit))
+    return Layer((1, 1), frames=tuple(frames))
+
+
+def hits(value: Boxes, true: Boxes) -> list[bool]:
+    """Whether each box covers a true one of its class that none before it has, by half or more of what both cover."""
+    left = list(true.boxes)
+    found = []
+    for box in value.boxes:
+        best = max((b for b in left if b[4] == box[4]), key=lambda b: _overlap(box, b), default=None)
+        found.append(best is not None and _overlap(box, best) >= COVERS)
+        if found[-1] and best is not None:
+            left.remove(best)
+    return found
+
+
+def _overlap(a: Sequence[object], b: Sequence[object]) -> float:
+    ax0, ay0, ax1, ay1 = (float(v) for v in a[:4])  # type: ignore[arg-type]
+    bx0, by0, bx1, by1 = (float(v) for v in b[:4])  # type: ignore[arg-type]
+    common = max(min(ax1, bx1) - max(ax0, bx0), 0) * max(min(ay1, by1) - max(ay0, by0), 0)
+    either = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - common
+    return common / either if either > 0 else 0.0
+
+
+def listed(true: Boxes, said: Boxes, known: object) -> Markup:
+    """What the numbers stand for: true boxes, then predicted ones with their scores."""
+    right = hits(said, true) if isinstance(known, Boxes) else [None] * len(said.boxes)
+    parts = []
+    if isinstance(known, Boxes):
+        own = ", ".join(f"{i} {b[4]}" for i, b in enumerate(true.boxes, 1)) or "no box"
+        parts.append(Markup("true: {}").format(own))
+    else:
+        parts.append(Markup("true: nobody knows"))
+    told = []
+    for i, (box, hit) in enumerate(zip(said.boxes, right, strict=True), 1):
+        sign = "" if hit is None else " ✓" if hit else " ✗"
+        told.append(f"{i} {box[4]}{sign}" + ("" if box[5] is None else f" ({percent(box[5], 0)} sure)"))
+    parts.append(Markup("predicted: {}").format(", ".join(told) or "no box"))
+    return Markup("; ").join(parts)
+
+
+def boxes_in_words(value: Boxes) -> str:
+    """Each box with its place."""
+    found = [
+        f"{name} from {percent(x0, 0)} to {percent(x1, 0)} across and {percent(y0, 0)} to {percent(y1, 0)} down"
+        for x0, y0, x1, y1, name, _ in value.boxes
+    ]
+    return "; ".join(found) or "no box"
