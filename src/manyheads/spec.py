@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from .ranges import Range, log
 
 if TYPE_CHECKING:
     from .model import AnyModel
@@ -128,6 +130,9 @@ class SchedulerSpec(Section):
 class OptimSpec(Section):
     """How weights move."""
 
+    search: ClassVar[Mapping[str, Range]] = {"lr": log(3e-4, 3e-2), "weight_decay": log(1e-3, 1)}
+    """What is tuned unless a config says otherwise: setting -> where it is looked for. Decay with AdamW alone."""
+
     optimizer: Word = Part(name="AdamW")
     lr: float = Field(default=3e-3, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
@@ -182,6 +187,31 @@ class TrainerSpec(Section):
     """A task that has not improved for `patience` epochs leaves the loss."""
 
 
+class TuneSpec(Section):
+    """How settings are searched for."""
+
+    trials: int = Field(default=50, ge=1)
+    """Settings that are tried, for every side the same number."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds for all sides together; null for no end."""
+    objective: Literal["mean", "pareto"] = "mean"
+    """mean: the mean skill over tasks; pareto: the skill of each task is an axis of its own."""
+    pruner: Literal["median", "halving", "none"] = "median"
+    """median: a trial ends where its best mean skill so far is under the median of former trials at that epoch;
+    halving: of four trials one goes on, at each power of four of epochs."""
+    warm_up: int = Field(default=5, ge=1)
+    """Epochs before a trial may be ended."""
+    single: bool = False
+    """Each task alone is a side of its own, with as many trials and the same ranges."""
+    weights: bool = False
+    """Fixed weights of the tasks are a side of their own: tuned together with all else, under equal weighting."""
+    batch: int = Field(default=4, ge=1)
+    """Trials of a side that are proposed at a time; what is tried depends on it, and not on the number of processes."""
+    space: dict[str, Any] = {}
+    """Path of a setting -> its range (``{log: [1e-4, 1e-1]}``, a list of options), or null where it should stay as it
+    is; laid over the ranges that the classes have themselves."""
+
+
 class RunSpec(Section):
     """One run."""
 
@@ -194,6 +224,7 @@ class RunSpec(Section):
     optim: OptimSpec = OptimSpec()
     sampling: SamplingSpec = SamplingSpec()
     trainer: TrainerSpec = TrainerSpec()
+    tune: TuneSpec = TuneSpec()
 
 
 def dumped(section: BaseModel) -> dict[str, Any]:
