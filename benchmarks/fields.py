@@ -50,7 +50,7 @@ from manyheads.results import Comparison, Method
 from manyheads.spec import RunSpec
 from manyheads.statistics import Change, from_draws, is_absolute
 from manyheads.tasks import Task
-from manyheads.verdicts import Direction
+from manyheads.verdicts import Direction, counted
 from manyheads.verdicts import compare as judge
 
 from . import simple
@@ -163,7 +163,7 @@ class Run:
         data, seed = self.prepared(repeat), seed_of(self.spec.seed, "repeat", repeat)
         layouts, rows = data.dataset.preprocess.layouts, data.tasksets
         net = make_training(self.spec, layouts, data.tasks, rows["train"], rows["valid"], seed=seed)
-        seconds, held = train([net]), net.held_out()
+        seconds, held = _trained([net]), net.held_out()
         found = results(net.model, rows["test"])
         scored = {t.name: self._scored(_tuned(t, held), found.get(t.name)) for t in data.tasks}
         coverage = {part: data.dataset.coverage(own) for part, own in rows.items() if own}
@@ -189,7 +189,7 @@ class Run:
             nets[name] = make_training(
                 settings, layouts, own, _only(rows["train"], name), _only(rows["valid"], name), seed=seed
             )
-        seconds = train(list(nets.values())) / len(nets)
+        seconds = _trained(list(nets.values())) / len(nets)
         for name, net in nets.items():
             found = results(net.model, _only(rows["test"], name), [name])
             value, draws = self._scored(_tuned(fitted[name], net.held_out()), found.get(name))
@@ -198,7 +198,7 @@ class Run:
         say(f"{self.name}, single, repeat {repeat}: {', '.join(group)}, {seconds:.0f} s each")
 
     def _beside(self, repeat: int, method: str, name: str) -> None:
-        data, start = self.prepared(repeat), time.perf_counter()
+        data, start = self.prepared(repeat), time.process_time()
         task = next(t for t in data.tasks if t.name == name)
         seed = seed_of(self.spec.seed, "repeat", repeat) % 2**31
         both = [data.tasksets[part] for part in ("train", "valid")]
@@ -216,7 +216,7 @@ class Run:
                     value = simple.constant(task, learn, test)
                 elif fit is not None:
                     value = simple.measured(task, test, fit(task, learn, seed)(test)).value
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         self.cells[self.name, method, repeat, name] = {"value": value, "seconds": seconds}
         say(f"{self.name}, {method}, repeat {repeat}: {name} {_number(value)}, {seconds:.1f} s")
 
@@ -245,6 +245,13 @@ def _only(rows: Mapping[str, Any], task: str) -> dict[str, Any]:
 def _tuned(task: Task, held: Mapping[str, Result]) -> Task:
     own = held.get(task.name)
     return task if own is None else task.tuned(own.output, own.target, own.known)
+
+
+def _trained(nets: Sequence[Any]) -> float:
+    """Carry nets to their end; the processor's seconds it took, which do not depend on what else the machine does."""
+    start = time.process_time()
+    train(nets)
+    return time.process_time() - start
 
 
 def _cost(net: Any, seconds: float) -> Cell:
@@ -306,10 +313,9 @@ def _described(values: Mapping[str, list[float | None]], models: Sequence[Sequen
     """Values by task; seconds, parameters and epochs of one repeat, summed over models (epochs: their mean)."""
     return {
         "values": {t: [_short(v) for v in own] for t, own in values.items()},
-        "seconds": _short(float(sum(np.mean([c["seconds"] for c in own]) for own in models))),
+        "seconds": _short(sum(map(_seconds_of, models))),
         "parameters": int(sum(own[0]["parameters"] for own in models)),
         "epochs": _short(float(np.mean([c["epochs"] for own in models for c in own]))),
-        "slowest": _short(max(c["seconds"] for own in models for c in own)),
     }
 
 
@@ -374,6 +380,11 @@ def report(bench: Bench, name: str, entry: Mapping[str, Any]) -> None:
     )
 
 
+def _seconds_of(cells: Sequence[Cell]) -> float:
+    """The mean over repeats, without those whose time was not taken (null)."""
+    return float(np.mean([c["seconds"] for c in cells if c["seconds"] is not None]))
+
+
 # -- pages
 
 SAYS = {"helps": "helped", "hurts": "hurt", "undecided": "within noise"}
@@ -421,13 +432,13 @@ def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterat
     n = len(found.tasks)
     yield (
         f"One joint model takes {_seconds(joint['seconds'])} of one thread and has {_count(joint['parameters'])} "
-        f"parameters; {n} single-task models take {_seconds(single['seconds'])} and have "
+        f"parameters; {counted(n, 'single-task model')} together: {_seconds(single['seconds'])} and "
         f"{_count(single['parameters'])}."
     )
     how = "seeds on the given split; intervals over test rows and seeds" if entry["fixed"] else (
         "re-drawn splits; intervals of the corrected resampled t"
     )  # fmt: skip
-    yield f"{entry['repeats']} {how}; verdicts Holm-adjusted over {n} tasks."
+    yield f"{entry['repeats']} {how}; verdicts Holm-adjusted over {counted(n, 'task')}."
     if recipe.words:
         yield f"Simple: {recipe.words}."
     if entry["changes"]:

@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 from manyheads import metrics
+from manyheads.boxes import Boxes
 from manyheads.masks import IGNORED
 from manyheads.metrics import Measured, Predicted, constant_prediction
 from manyheads.ragged import joined, objects
@@ -114,22 +115,29 @@ def measured(task: Task, rows: Labelled, said: Predicted) -> Measured:
 
 
 def constant(task: Task, learn: Labelled, test: Labelled) -> float | None:
-    """What the best constant gets: the most frequent class, tag or class of a pixel, the mean, silence."""
-    metric = metrics.find(task.metrics[0])
-    if metric.constant is not None and task.kind not in ("tagging", "segmentation"):
-        return None if task.kind == "reconstruction" else metric.constant
-    n = len(test)
+    """What the best constant gets: the most frequent class, tag or class of a pixel, the mean; nothing where a label is
+    a set of things (relations, boxes, words); None where it is a sound."""
+    metric, n = metrics.find(task.metrics[0]), len(test)
+    if task.kind == "reconstruction":
+        return None
     if task.kind == "tagging":
         tags, counts = np.unique([t for row in learn.truth for t in row], return_counts=True)
-        said = Predicted(objects([[str(tags[counts.argmax()])] * len(row) for row in test.truth]))
-        return measured(task, test, said).value
-    if task.kind == "segmentation":
+        said = [[str(tags[counts.argmax()])] * len(row) for row in test.truth]
+    elif task.kind == "segmentation":
         masks = np.stack(list(learn.truth))
         most = np.bincount(masks[masks != IGNORED], minlength=1).argmax()
-        return measured(task, test, Predicted(objects([np.full_like(m, most) for m in test.truth]))).value
-    classes = len(task.classes) if task.kind in ("multiclass", "ordinal") else None  # type: ignore[attr-defined]
-    several = learn.known.numpy() if learn.known.dim() > 1 else None
-    return measured(task, test, constant_prediction(metric, learn.truth, n, classes, several)).value
+        said = [np.full_like(mask, most) for mask in test.truth]
+    elif task.kind == "relation":
+        said = [{"tags": ["O"] * len(row["tags"]), "relations": []} for row in test.truth]
+    elif task.kind == "detection":
+        said = [Boxes(np.empty((0, 4)), np.empty(0, int), np.empty(0))] * n
+    elif task.kind == "transcription":
+        said = [""] * n
+    else:
+        classes = len(task.classes) if task.kind in ("multiclass", "ordinal") else None  # type: ignore[attr-defined]
+        several = learn.known.numpy() if learn.known.dim() > 1 else None
+        return measured(task, test, constant_prediction(metric, learn.truth, n, classes, several)).value
+    return measured(task, test, Predicted(objects(said))).value
 
 
 def classify(task: Task, learn: Labelled, X: Any, seed: int) -> Callable[[Any], Predicted]:
