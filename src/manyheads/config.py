@@ -50,6 +50,19 @@ def load(paths: Sequence[str | os.PathLike[str]], overrides: Sequence[str] = ())
     return check(_merged(documents), ", ".join(str(p) for p in paths) or "the overrides")
 
 
+def applied(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """A run with overrides laid over it, as `load` lays them over a file.
+
+    Args:
+        spec: the run.
+        overrides: ``a.b=value``.
+
+    Raises:
+        ConfigError: everything that is wrong, in one message.
+    """
+    return check(_merged([(values, Path.cwd()) for values in (dumped(spec), *map(override, overrides))]))
+
+
 def check(values: Mapping[str, Any], where: str = "the config") -> RunSpec:
     """A run from plain values.
 
