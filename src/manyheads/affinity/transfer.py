@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from .. import baselines
+from .. import metrics
+from ..baselines.learner import learn
+from ..baselines.linear import Linear
+from ..baselines.problem import Problem
+from ..blocks import seed_of
 from ..data import Taskset
-from ..evaluate import Skill
+from ..evaluate import Result, Skill
 from . import Estimator, Reading, no_common
 from .singles import Singles
+
+MOST_LABELS = 4000
+"""Training rows that a linear head learns from at most."""
 
 
 class Transfer(Estimator[Singles]):
@@ -46,44 +55,68 @@ class Transfer(Estimator[Singles]):
         missing: dict[tuple[str, str], str] = {}
         for target in seen.names:
             for source in (target, *(t for t in seen.names if t != target)):
-                tables = [t for t in seen.common(source, target) if target in seen.train.get(t, _NONE).tasks]
-                if not tables:
-                    missing[source, target] = no_common("table of the same feature columns")
-                elif (source != target and (why := missing.get((target, target)))) or (
-                    why := self._skill(seen, source, target, tables, skills)
-                ):
-                    missing[source, target] = why
-        cells = {(i, j): s if i == j else s - skills[j, j] for (i, j), s in skills.items() if (j, j) in skills}
+                found = missing.get((target, target)) or self._skill(seen, source, target)
+                if isinstance(found, str):
+                    missing[source, target] = found
+                else:
+                    skills[source, target] = found
+        cells = {(i, j): s if i == j else s - skills[j, j] for (i, j), s in skills.items()}
         return Reading(cells, {pair: why for pair, why in missing.items() if pair[0] != pair[1]})
 
-    def _skill(
-        self, seen: Singles, source: str, target: str, tables: list[str], skills: dict[tuple[str, str], float]
-    ) -> str:
-        """Puts the skill in its place; why not, where there is none."""
+    def _skill(self, seen: Singles, source: str, target: str) -> float | str:
+        """Of the target on the source's trunk; why not, where there is none."""
         task = seen.tasks[target]
         if task.eats != "vector":
-            return f"A linear head does not predict a task of the type {task.kind}."
-        train, held = (
-            {table: _frozen(seen, source, target, part, table) for table in tables} for part in ("train", "held")
-        )
-        layouts = {t: {"numeric": rows.inputs["numeric"].shape[1], "categorical": []} for t, rows in train.items()}
-        # the strength is chosen on training rows alone; held rows are for the score
-        found = baselines.run(("linear",), task, [train], held, layouts, seen.seed % 2**31)["linear"]
-        skill = Skill({target: task.metrics[0]}, [task], train, held)(target, found.score.value)
-        if skill is None:
-            return found.score.why or "The skill of the target is undefined on the held-out rows."
-        skills[source, target] = skill
-        return ""
+            return f"No linear head predicts a task of the type {task.kind}."
+        tables = [
+            t for t in seen.common(source, target) if target in seen.train[t].tasks and target in seen.held[t].tasks
+        ]
+        if not tables:
+            return no_common("table of the same feature columns")
+        learnt = [(t, _some(seen.train[t].known_rows(target), seed_of(seen.seed, "labels", t))) for t in tables]
+        scored = [(t, seen.held[t].known_rows(target)) for t in tables]
+        if not any(len(rows) for _, rows in learnt):
+            return "The target has no label in the common training rows."
+        x, y, known, weight, _ = _labelled(seen, source, target, "train", learnt)
+        head = learn(_Head, task, x, {"categorical": []}, y, known, weight, seen.seed % 2**31)
+        x, y, known, _, extra = _labelled(seen, source, target, "held", scored)
+        metric = metrics.find(task.metrics[0])
+        groups = None if metric.column is None else extra[metric.column]
+        value, why = metric(task.truth(y), head(x), groups=groups, known=known.numpy() if known.dim() > 1 else None)
+        train, held = ({t: getattr(seen, part)[t] for t in tables} for part in ("train", "held"))
+        skill = Skill({target: metric.name}, [task], train, held)(target, value)
+        return skill if skill is not None else why or "The skill of the target is undefined on the held-out rows."
 
 
-_NONE = Taskset({"numeric": torch.empty(0, 1)}, ())
+class _Head(Linear):
+    """Few strengths of logistic and Poisson regression: there is a head for every pair."""
+
+    strengths: ClassVar = (1e-3, 1e-2, 1e-1, 1.0)
+    shrinkages: ClassVar = (1e-3, 1e-2, 1e-1, 1.0)
+
+    def choose(self, X: Any, problem: Problem, seed: int) -> Any:
+        if problem.present is None:
+            return super().choose(X, problem, seed)
+        return self._cross(X, problem, list(self.strengths), 3, seed)
 
 
-def _frozen(seen: Singles, source: str, target: str, part: str, table: str) -> Taskset:
-    """The rows of a table, labelled for the target, with what the source's trunk makes of them in place of inputs."""
-    rows: Taskset = getattr(seen, part)[table]
-    inputs: dict[str, Any] = {
-        "numeric": seen.features(source, table, part).float(),
-        "categorical": torch.empty(len(rows), 0, dtype=torch.long),
-    }
-    return replace(rows.only([target]), inputs=inputs)
+def _some(rows: Tensor, seed: int) -> Tensor:
+    if len(rows) <= MOST_LABELS:
+        return rows
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST_LABELS].sort().values]
+
+
+def _labelled(
+    seen: Singles, source: str, target: str, part: str, where: Sequence[tuple[str, Tensor]]
+) -> tuple[dict[str, Tensor], Any, Tensor, Tensor, dict[str, np.ndarray]]:
+    """(what the source's trunk makes of rows of some tables, the target's labels, known, weight, columns beside)."""
+    parts, weights = [], []
+    for table, index in where:
+        rows: Taskset = getattr(seen, part)[table].only([target]).take(index)
+        y, known, weight = rows.labels(target)
+        z = seen.features(source, table, part)[index].float()
+        parts.append(Result(z, y, known, rows.extra))
+        weights.append(torch.ones(known.shape) if weight is None else weight)
+    whole = Result.join(parts)
+    x = {"numeric": whole.output, "categorical": torch.empty(len(whole.output), 0, dtype=torch.long)}
+    return x, whole.target, whole.known, torch.cat(weights), dict(whole.extra)
