@@ -252,34 +252,26 @@ class Skill:
         for task in tasks:
             metric = self.metrics[task.name]
             self.constants[task.name] = metric.constant
-            if metric.constant is None:
-                fitted, scored = _labels(task, train), _labels(task, tasksets)
-                if fitted is None or scored is None:
-                    continue
-                classes = len(getattr(task, "classes", ())) or None
-                classes = classes if task.kind in ("multiclass", "ordinal") else None
-                constant = metrics.constant_prediction(metric, fitted[0], len(scored[0]), classes, fitted[1])
-                self.constants[task.name] = metric(scored[0], constant, known=scored[1]).value
+            fitted, scored = _labels(task, train), _labels(task, tasksets)
+            if metric.constant is None and fitted is not None and scored is not None:
+                constant = task.constant(metric, *fitted, scored[0])
+                if constant is not None:
+                    several = scored[1].numpy() if scored[1].dim() > 1 else None
+                    self.constants[task.name] = metric(task.truth(scored[0]), constant, known=several).value
 
     def __call__(self, task: str, value: float | None) -> float | None:
         """The skill of a value of the task's metric; None where it is undefined."""
         return self.metrics[task].skill(value, self.constants[task])
 
 
-def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """(labels, known or None) of the rows with a label, over all tables."""
-    truths, knowns = [], []
+def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[Any, Tensor] | None:
+    """(target, known) of the rows with a label, over all tables."""
+    parts = []
     for rows in tasksets.values():
-        if task.name in rows.tasks:
+        if task.name in rows.tasks and len(index := rows.known_rows(task.name)):
             target, known, _ = rows.labels(task.name)
-            index = rows.known_rows(task.name)
-            if len(index):
-                truths.append(task.truth(target[index]))
-                knowns.append(known[index].numpy())
-    if not truths:
-        return None
-    known = np.concatenate(knowns)
-    return np.concatenate(truths), known if known.ndim > 1 else None
+            parts.append((target[index], known[index]))
+    return (joined([t for t, _ in parts]), joined([k for _, k in parts])) if parts else None
 
 
 def predict(

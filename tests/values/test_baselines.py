@@ -267,9 +267,19 @@ def test_unknown_word():
         run(["bosting"], task, parts, test, layouts)
 
 
-def test_what_reads_more_than_a_vector_has_no_simple_model():
+def test_what_reads_more_than_a_vector_has_a_constant_alone():
     """Tags, masks, boxes and sound: the comparison goes on without simple models of theirs."""
-    tagging = Tagging("tags", scheme="none").fitted(pd.DataFrame({"tags": [["NOUN", "VERB"], ["NOUN"]]}))
-    target, known = tagging.encode(pd.DataFrame({"tags": [["NOUN", "VERB"], ["NOUN"]]}))
-    rows = {"t": Taskset({"numeric": torch.zeros(2, 1)}, (Block(("tags",), target, known),))}
-    assert run(list(BASELINES), tagging, [rows], rows, {}) == {}
+    labels = pd.DataFrame({"tags": [["NOUN", "VERB"], ["NOUN"], ["VERB"], ["NOUN"]]})
+    tagging = Tagging("tags", scheme="none").fitted(labels)
+    target, known = tagging.encode(labels)
+    rows = {"t": Taskset({"numeric": torch.zeros(4, 1)}, (Block(("tags",), target, known),))}
+    found = run(list(BASELINES), tagging, [rows], rows, {})
+    assert list(found) == ["constant"]
+    assert found["constant"].score.value == pytest.approx(3 / 5)
+
+
+def test_where_there_is_nothing_to_read_there_is_a_constant_alone():
+    """A table of pictures or texts has no column that a simple model reads."""
+    task, parts, test, layouts = _data("number", _frame())
+    empty = [{"t": replace(part["t"], inputs={"numeric": torch.zeros(len(part["t"]), 0)})} for part in (*parts, test)]
+    assert list(run(list(BASELINES), task, empty[:2], empty[2], layouts)) == ["constant"]

@@ -113,8 +113,9 @@ def run(
 
     Tables with the same feature columns are one source already, and share a model. A task that sources of different
     columns label has a model per source, which knows nothing of the others; their predictions are scored together.
-    Where a source has no training label, the constant of the other sources stands in. Tasks that read more than a
-    vector (tags, masks, boxes, sound) have no simple model: the answer is empty.
+    Where a source has no training label, the constant of the other sources stands in. Simple models read numbers and
+    categories, and say numbers and classes: where a table has no such column, and for tags, masks, boxes, texts and
+    sound, there is the constant alone.
 
     Args:
         methods: words of `BASELINES`.
@@ -146,9 +147,11 @@ def _run(
     layouts: Mapping[str, Mapping[str, Any]],
     seed: int,
 ) -> dict[str, Baseline]:
-    if task.eats != "vector":  # nothing simple predicts tags, masks, boxes or sound
-        return {}
-    return {method: _one(method, task, train, test, layouts, seed) for method in methods}
+    columns = sum(x.shape[1] for rows in train.values() for x in rows.x.values())
+    simple = task.eats == "vector" and (columns or not train)
+    return {
+        method: _one(method, task, train, test, layouts, seed) for method in methods if simple or method == "constant"
+    }
 
 
 def _one(
@@ -159,7 +162,8 @@ def _one(
     layouts: Mapping[str, Mapping[str, Any]],
     seed: int,
 ) -> Baseline:
-    start, notes, parts = time.perf_counter(), [], []
+    start, notes = time.perf_counter(), []
+    parts: list[Predicted | None] = []
     for source, rows in test.items() if train else ():
         where = f"Source `{source}`: " if len(test) > 1 else ""
         own, word = train.get(source), method
@@ -175,6 +179,9 @@ def _one(
                 notes.append(where + whys[0])
             elif whys and task.kind == "multilabel":
                 notes.append(f"{where}{len(whys)} of {len(columns)} labels: {whys[0]}")
+        if word == "constant":
+            parts.append(constant.says(task, own.target, own.known, rows.target))
+            continue
         fit = BASELINES[word]
         parts.append(fit(task, own.x, layouts.get(source, {}), own.target, own.known, own.weight, seed)(rows.x))
     return _scored(method, task, test, train, parts, time.perf_counter() - start, " ".join(notes))
@@ -190,7 +197,7 @@ def _scored(
     task: Task,
     test: Mapping[str, _Table],
     train: Mapping[str, _Table],
-    parts: Sequence[Predicted],
+    parts: Sequence[Predicted | None],
     seconds: float,
     note: str,
 ) -> Baseline:
@@ -198,12 +205,15 @@ def _scored(
     rows, labels = sum(len(t.target) for t in train.values()), sum(int(t.known.sum()) for t in test.values())
     predicted = truth = value = None
     why: str | None = "No label in the training rows." if not train else "No label in the test rows."
-    if parts:
+    said = [p for p in parts if p is not None]
+    if len(said) < len(parts):  # nothing that can be said, but known what it would get
+        value, why = metric.constant, None if metric.constant is not None else "There is no constant prediction."
+    elif said:
         whole = _joined(list({k: t._replace(x={}) for k, t in test.items()}.values()))
         truth = task.truth(whole.target)
-        probas = [p.proba for p in parts]
+        probas = [p.proba for p in said]
         predicted = Predicted(
-            np.concatenate([np.asarray(p.value) for p in parts]),
+            np.concatenate([np.asarray(p.value) for p in said]),
             None if any(p is None for p in probas) else np.concatenate([np.asarray(p) for p in probas]),
         )
         groups = None if metric.column is None else whole.extra[metric.column]

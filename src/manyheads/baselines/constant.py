@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from .. import metrics
@@ -37,18 +37,22 @@ def fit(
     Raises:
         ValueError: no label is known.
     """
-    metric = metrics.find(task.metrics[0])
-    rows = known.flatten(1).any(1) if known.dim() > 1 else known
-    y, there, lost = task.truth(target[rows]), known[rows].numpy(), np.zeros(0, bool)
-    if there.ndim > 1 and len(there):  # a label without a known row is as likely as not
-        there, y, lost = there.copy(), y.copy(), ~there.any(0)
-        y[:, lost], there[:, lost] = 0, True
-    classes = len(getattr(task, "classes", ())) if task.kind in ("multiclass", "ordinal") else None
 
     def predict(inputs: Inputs) -> Predicted:
-        found = metrics.constant_prediction(metric, y, len(inputs["numeric"]), classes, there)
-        if not lost.any():
-            return found
-        return Predicted(found.value, np.where(lost, 0.5, np.asarray(found.proba)))
+        found = says(task, target, known, torch.empty(len(inputs["numeric"])))
+        assert found is not None
+        return found
 
     return predict
+
+
+def says(task: Task, target: Any, known: Tensor, rows: Any) -> Predicted | None:
+    """What the best constant says of these rows; None where there is nothing to say without the input.
+
+    Args:
+        task: fitted.
+        target, known: training labels.
+        rows: targets to predict, of which number and sizes are looked at.
+    """
+    there = (known.flatten(1).any(1) if known.dim() > 1 else known).nonzero().flatten()
+    return task.constant(metrics.find(task.metrics[0]), target[there], known[there], rows)

@@ -11,15 +11,15 @@ _NO_BOX = "There is no box to find."
 
 OBJECTS = (
     Metric("entity_f1", True, 1, "value", _TAGS, "There is no span, neither labelled nor predicted.",
-           spans.entity_f1, constant=0),
-    Metric("token_accuracy", True, 1, "value", _TAGS, "There is no token.", spans.token_accuracy, constant=0),
+           spans.entity_f1),
+    Metric("token_accuracy", True, 1, "value", _TAGS, "There is no token.", spans.token_accuracy),
     Metric("relation_f1", True, 1, "value", frozenset({"relation"}),
            "There is no relation, neither labelled nor predicted.", spans.relation_f1, constant=0),
-    Metric("mean_iou", True, 1, "value", _MASKS, "No pixel has a label.", masks.mean_iou, constant=0),
-    Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy, constant=0),
-    Metric("average_precision_50", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50, constant=0),
-    Metric("average_precision_50_95", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50_95, constant=0),
-    Metric("word_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.word_errors, constant=1),
-    Metric("char_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.char_errors, constant=1),
+    Metric("mean_iou", True, 1, "value", _MASKS, "No pixel has a label.", masks.mean_iou),
+    Metric("pixel_accuracy", True, 1, "value", _MASKS, "No pixel has a label.", masks.pixel_accuracy),
+    Metric("average_precision_50", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50),
+    Metric("average_precision_50_95", True, 1, "value", _BOXES, _NO_BOX, boxes.at_50_95),
+    Metric("word_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.word_errors),
+    Metric("char_error_rate", False, 0, "value", _SPOKEN, "No word was said.", spoken.char_errors),
     Metric("si_sdr_gain", True, spoken.MOST, "value", _SOUND, "All heard is clean.", spoken.gain, constant=0),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import metrics, results
 from ..catalog import find, hint, word
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..ranges import Range, log
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Task(ABC):
         where: the sample space, such as ``"clk == 1"``: outside it a label is missing, in the loss and the metric.
         sample_weight: a column with a weight per row, in the loss; metrics count every known label once.
         attach: the stage (or stages) that the head reads, by number or by the dotted name of a module of the encoder,
-            which stands for the whole stage that it is in; the last one by default.
+            which stands for the whole stage that it is in; the last one by default, or those that the encoder has for
+            heads that read maps (`Encoder.maps`).
         sees: tasks whose predictions this one's head reads as well, beside its features.
 
     Raises:
@@ -187,6 +188,20 @@ class Task(ABC):
     def truth(self, target: Any) -> np.ndarray:
         """Encoded targets in the space that metrics compare: units for numbers, indices for classes, objects."""
         return target.numpy()
+
+    def constant(self, metric: Metric, target: Any, known: Tensor, rows: Any) -> Predicted | None:
+        """What is best said without looking at the input: of numbers and classes their mean, median or mode.
+
+        Args:
+            metric: that is to judge it.
+            target, known: labelled training rows.
+            rows: targets of the rows to predict, of which their number and their sizes alone are looked at.
+
+        Returns:
+            None where there is nothing to say without the input.
+        """
+        several = known.numpy() if known.dim() > 1 else None
+        return metrics.constant_prediction(metric, self.truth(target), len(rows), known=several)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """From the space that metrics compare back to what the user's table holds."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .. import metrics, results
 from ..blocks import Head
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
-from . import Task, class_indices, column, distinct, numbers, plain, tensor
+from ..metrics import Metric, Predicted
+from . import Task, _constants, class_indices, column, distinct, numbers, plain, tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,9 @@ class _Classes(Task):
 
     def label_weight(self, target: Tensor) -> Tensor | None:
         return torch.tensor(self.weights)[target.long()] if self.weights else None
+
+    def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Any) -> Predicted | None:
+        return metrics.constant_prediction(metric, self.truth(target), len(rows), len(self.classes))
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         classes = np.empty(len(self.classes), dtype=object)
@@ -197,6 +200,9 @@ class Binary(_Classes):
 
     def truth(self, target: Tensor) -> np.ndarray:
         return target.cpu().numpy().astype(np.int64)
+
+    def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Any) -> Predicted | None:
+        return Task.constant(self, metric, target, known, rows)  # one probability a row
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
         return {self.name: self.decode(np.asarray(predicted.value)), f"{self.name}__prob": np.asarray(predicted.proba)}
@@ -356,6 +362,9 @@ class Multilabel(Task):
         """The labels that hold."""
         rows = [[c for c, holds in zip(self.targets, row, strict=True) if holds] for row in np.asarray(values.value)]
         return [results.Text(text=", ".join(row) or f"none of {len(self.targets)}") for row in rows]
+
+    def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Any) -> Predicted | None:
+        return _constants.labels(metric, self.truth(target), known.numpy(), len(rows))
 
     def columns(self, predicted: Predicted) -> dict[str, np.ndarray]:
         value, proba = np.asarray(predicted.value), np.asarray(predicted.proba)

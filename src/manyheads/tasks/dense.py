@@ -15,22 +15,16 @@ from torch import Tensor, nn
 from .. import exhibits, results
 from ..faults import ConfigError, DataError
 from ..masks import IGNORED
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..pictures import Canvas, indices, opened, png
 from ..ragged import objects
-from . import Task, column
+from . import Task, _constants, column
+from ._heads import MaskHead, resized
 from ._pictures import canvas, of_picture
 from .classification import weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (batch, channels, h, w) in another size (height, width), bilinear."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -211,7 +205,7 @@ class Segmentation(Task):
         if self.sees:
             raise ConfigError(f"Task `{self.name}`: a head for masks cannot see other tasks. Found `sees`; remove it.")
         n = max(len(self.names), 2)
-        return _MaskHead(widths, self.d_head, np.log(self.priors or [1 / n] * n).tolist())
+        return MaskHead(widths, self.d_head, np.log(self.priors or [1 / n] * n).tolist())
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         lead = output.shape[:-3]
@@ -273,6 +267,9 @@ class Segmentation(Task):
     def truth(self, target: Tensor) -> np.ndarray:
         return objects(list(target.cpu().numpy()))
 
+    def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Tensor) -> Predicted | None:
+        return Predicted(objects([_constants.mask(target, len(self.names))] * len(rows)))
+
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Masks with the numbers that the labels have."""
         numbers = np.full(256, self._empty, np.uint8)
@@ -299,65 +296,3 @@ class Segmentation(Task):
                 image = opened(pictures.iloc[row], self.picture_root or self.root)
                 mask = self.canvas.lifted(mask, image.height, image.width, self._empty)
             yield f"{name}.png", png(mask)
-
-
-class _MaskHead(nn.Module):
-    """One map or several -> logits at the size of the finest; begins at the shares of the classes.
-
-    Shape:
-        (batch, d_i, h_i, w_i) each -> (batch, classes, max h_i, max w_i).
-    """
-
-    def __init__(self, widths: Sequence[int], d_head: int, start: Sequence[float]) -> None:
-        super().__init__()
-        self.join = Joined(widths, d_head)
-        self.conv = nn.Conv2d(d_head, d_head, 3, padding=1)
-        self.last = Level(d_head, start)
-
-    def forward(self, maps: Any) -> Tensor:
-        z = self.join(maps)
-        return self.last(z + F.silu(self.conv(z)))
-
-
-class Joined(nn.Module):
-    """One map or several -> one: silu of the sum of 1 x 1 convolutions of each, at the size of the finest.
-
-    Shape:
-        (batch, d_i, h_i, w_i) each -> (batch, width, max h_i, max w_i).
-    """
-
-    def __init__(self, widths: Sequence[int], width: int) -> None:
-        super().__init__()
-        self.thin = nn.ModuleList(nn.Conv2d(d, width, 1) for d in widths)
-
-    def forward(self, maps: Any) -> Tensor:
-        maps = maps if isinstance(maps, list) else [maps]
-        if any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
-            raise ValueError(
-                "A head that says where should read maps (batch, channels, height, width). Found features without "
-                "places; attach the task to a stage of an encoder of pictures."
-            )
-        size = max(tuple(m.shape[-2:]) for m in maps)
-        first, *others = (resized(thin(m), size) for thin, m in zip(self.thin, maps, strict=True))
-        for part in others:
-            first = first + part
-        return F.silu(first)
-
-
-class Level(nn.Conv2d):
-    """A 1 x 1 convolution that starts as a constant.
-
-    Args:
-        width: channels that it reads.
-        start: what it says everywhere at the start, one number per channel.
-    """
-
-    def __init__(self, width: int, start: Sequence[float]) -> None:
-        self.start = tuple(start)
-        super().__init__(width, len(self.start), 1)
-
-    def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.weight.zero_()
-            if self.bias is not None:
-                self.bias.copy_(torch.tensor(self.start))

@@ -18,13 +18,13 @@ from .. import results
 from ..boxes import MOST, Boxes
 from ..catalog import hint
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..overlap import giou, kept
 from ..pictures import Canvas, opened
 from ..ragged import Ragged, Rows, objects
-from . import Task, column, plain
+from . import Task, _constants, column, plain
+from ._heads import BoxHead
 from ._pictures import canvas, of_picture
-from .dense import Joined, Level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,6 @@ SPREAD = 0.54
 """How much of a box's width and height its bell spans (Liu et al.)."""
 UNSEEN = 0.3
 """A box of which less than this share of its area stays in a moved picture is dropped."""
-START = 0.1
-"""The probability of a middle, everywhere at the start (Zhou et al.)."""
 FARTHEST = 6.0
 """Log of how many times the usual size a box may be, or its inverse."""
 
@@ -250,7 +248,7 @@ class Detection(Task):
     def head(self, widths: Sequence[int]) -> nn.Module:
         if self.sees:
             raise ConfigError(f"Task `{self.name}`: a head for boxes cannot see other tasks. Found `sees`; remove it.")
-        return _BoxHead(widths, self.d_head, max(len(self.names), 1))
+        return BoxHead(widths, self.d_head, max(len(self.names), 1))
 
     def errors(self, output: Tensor, target: Ragged) -> Tensor:
         lead, maps = output.shape[:-4], output.shape[-4:]
@@ -371,6 +369,10 @@ class Detection(Task):
         rows = [row.double().numpy() for row in target]
         return objects([Boxes(row[:, :4] * unit, row[:, 4].astype(np.int64)) for row in rows])
 
+    def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
+        unit = np.array([self.canvas.size[1], self.canvas.size[0]] * 2, float)
+        return Predicted(objects([_constants.boxes(target, unit, len(self.names))] * len(rows)))
+
     def decode(self, values: np.ndarray) -> np.ndarray:
         """JSON ``[[x0, y0, x1, y1, class], ...]`` per row, and each box's score behind, where it has one."""
         return objects([json.dumps(self._named(boxes), ensure_ascii=False) for boxes in values])
@@ -417,26 +419,6 @@ class Detection(Task):
         for name, boxes in zip(names, np.asarray(predicted.value), strict=True):
             found = [{"box": box[:4], "class": box[4], "score": box[5]} for box in self._named(boxes)]
             yield f"{name}.json", (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-
-
-class _BoxHead(nn.Module):
-    """One map or several -> per place of the finest the log odds of a middle per class, and a box.
-
-    Shape:
-        (batch, d_i, h_i, w_i) each -> (batch, classes + 4, max h_i, max w_i).
-    """
-
-    def __init__(self, widths: Sequence[int], d_head: int, classes: int) -> None:
-        super().__init__()
-        self.join = Joined(widths, d_head)
-        self.conv_scores, self.conv_boxes = (nn.Conv2d(d_head, d_head, 3, padding=1) for _ in range(2))
-        self.scores = Level(d_head, [math.log(START / (1 - START))] * classes)
-        self.boxes = Level(d_head, [0.0] * 4)
-
-    def forward(self, maps: Any) -> Tensor:
-        z = self.join(maps)
-        scores, boxes = z + F.silu(self.conv_scores(z)), z + F.silu(self.conv_boxes(z))
-        return torch.cat([self.scores(scores), self.boxes(boxes)], 1)
 
 
 def _bell(x: Tensor, middle: Tensor, sigma: Tensor) -> Tensor:

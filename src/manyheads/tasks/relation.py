@@ -16,10 +16,10 @@ from .. import results
 from ..blocks import Dropout
 from ..catalog import hint
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..ragged import Ragged, Rows, objects
 from ..spans import Span, spans
-from . import Task
+from . import Task, _constants
 from .text import _Tagged, cells, inventory, numbered, sequence, shares, token_errors
 
 if TYPE_CHECKING:
@@ -324,6 +324,11 @@ class Relation(_Tagged):
                 for tags, links in map(_apart, target)
             ]
         )
+
+    def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
+        tag = _constants.tag(target.values[target.values[:, 1] < 0, 0], self.tags)
+        lengths = [len(tags) for tags, _ in map(_apart, rows)]
+        return Predicted(objects([{"tags": [tag] * n, "relations": [], "probabilities": []} for n in lengths]))
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         tags = objects([" ".join(row["tags"]) for row in values])

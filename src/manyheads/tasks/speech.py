@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from .. import exhibits, results, spoken
 from ..blocks import Head
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..ragged import Ragged, Rows, objects
 from ..sound import FULL, n_frames, resampled, samples_of, si_sdr, spectrum, waves, write_wav
-from . import Task, column, plain
+from . import Task, _constants, column, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,6 +146,9 @@ class Transcription(Task):
 
     def truth(self, target: Ragged) -> np.ndarray:
         return objects([self._joined(row.tolist()) for row in target])
+
+    def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
+        return Predicted(objects([_constants.text(metric, self.truth(target).tolist())] * len(rows)))
 
     def show(self, values: Predicted) -> list[results.Text]:
         return [results.Text(text=said, words=tuple(said.split())) for said in np.asarray(values.value)]
@@ -337,6 +340,9 @@ class Reconstruction(Task):
 
     def predict(self, output: Rows) -> Predicted:
         return Predicted(output.array())
+
+    def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
+        return None  # what was heard is said again, a gain of 0: no target tells it
 
     def truth(self, target: Ragged) -> np.ndarray:
         return objects([row.numpy().astype(np.float32) / FULL for row in target])

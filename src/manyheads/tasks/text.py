@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from .. import results
 from ..catalog import hint
 from ..faults import ConfigError, DataError
-from ..metrics import Predicted
+from ..metrics import Metric, Predicted
 from ..ragged import Ragged, Rows, objects
 from ..spans import bio, spans
-from . import Task
+from . import Task, _constants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -308,6 +308,10 @@ class Tagging(_Tagged):
 
     def truth(self, target: Ragged) -> np.ndarray:
         return objects([self.names(row.tolist()) for row in target])
+
+    def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
+        tag = _constants.tag(target.values, self.tags)
+        return Predicted(objects([[tag] * n for n in rows.lengths.tolist()]))
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         return objects([" ".join(row) for row in values])
