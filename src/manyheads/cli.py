@@ -177,6 +177,28 @@ def compare(
 
 
 @app.command()
+def tune(
+    output: Folder, config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="Config files.")] = None,
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Settings to try, for every side.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds, for all sides together.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="mean or pareto.")] = None,
+    single: Annotated[bool, typer.Option("--single", help="Tune each task alone as well.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Tune fixed weights of the tasks as well.")] = False,
+    seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Search settings within a budget, on validation; the test part is read once, at the end."""
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
+    from .tuning import tune
+
+    asked = {"trials": trials, "timeout": timeout, "objective": objective, "single": single, "weights": weights}
+    more = [*(overrides or []), *(f"tune.{k}={json.dumps(v)}" for k, v in asked.items() if v not in (None, False))]
+    paths = config or [_own_config(output, resume, "tune")]
+    _answer(as_json, lambda: tune(_spec(paths, more, seed, device), output, door))
+
+
+@app.command()
 def verdict(
     scores: Annotated[Path, typer.Argument(help="A table with the columns task, method, split, seed, value.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A page to write, as report.html.")] = None,
@@ -247,10 +269,10 @@ def _spec(paths: Sequence[Path], overrides: Sequence[str] | None, seed: int | No
     return load(paths, more)
 
 
-def _own_config(output: Path, resume: bool) -> Path:
+def _own_config(output: Path, resume: bool, command: str = "train") -> Path:
     path = output / "config.yaml"
     if not resume or not path.exists():
-        raise ConfigError("`train` should have a config. Found no `-c`; `manyheads init TABLE` writes one.")
+        raise ConfigError(f"`{command}` should have a config. Found no `-c`; `manyheads init TABLE` writes one.")
     return path
 
 

@@ -33,6 +33,7 @@ EXTRAS = {
     "bench": ("torch-rechub", "deepctr-torch"),
     "torchjd": ("torchjd",),
     "text": ("transformers", "tokenizers"),
+    "tune": ("optuna",),
 }
 """Extra of pyproject.toml -> what it installs."""
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 NAMES = (
     "config.yaml", "tasks.json", "env.json", "splits.parquet", "log.txt", "metrics.csv", "events.jsonl", "checkpoints",
     "predictions", "model", "report.html", "report.json", "examples.json", "scores.csv",
-    "table.csv",
+    "table.csv", "study.db", "study.db-journal", "trials.csv", "tune.json", "best.yaml",
 )  # fmt: skip
-"""All that a run's folder (or a comparison's) holds."""
+"""All that the folder of a run, a comparison or a search holds."""
 MARK = "manyheads-run"
-MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
+MAY_GROW = ("trainer.max_epochs", "trainer.max_steps", "tune.trials", "tune.timeout", "tune.single", "tune.weights")
 COLUMNS = ("epoch", "step", "split", "task", "metric", "value")
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "safetensors", "pydantic", "pyarrow")
 

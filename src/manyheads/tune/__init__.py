@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["JOINT", "SINGLE", "WEIGHTS", "Side", "best_of", "search", "settings_of", "sides_of", "sort_out"]
 
 Tell = Callable[[Tuned, int, int], None]
-"""Called with (what is known, trials done, trials in all) after each round."""
+"""Called with (what is known, trials done, trials in all) after each trial."""
 
 
 def sides_of(spec: RunSpec) -> list[Side]:
@@ -125,7 +125,7 @@ def search(
             clock.note()
             if tell is not None:
                 tell(_tuned(spec, studies, clock.seconds), *_count(studies))
-    found = _tuned(spec, studies, clock.seconds)
+    found = _tuned(spec, studies, clock.seconds, last=True)
     whole = Rows(tables, parts, targets, rows.batch_size)
     tests = _tests(whole, spec, [s.side for s in studies], found)
     clock.note()
@@ -208,10 +208,10 @@ def _apart(i: int, file: str, spec: RunSpec, task: str | None, past: Sequence[Pa
 # ---- what came of it
 
 
-def _tuned(spec: RunSpec, studies: Sequence[Study], seconds: float) -> Tuned:
+def _tuned(spec: RunSpec, studies: Sequence[Study], seconds: float, last: bool = False) -> Tuned:
     return Tuned(
         objective=spec.tune.objective,
-        sides=tuple(_side(study) for study in studies),
+        sides=tuple(_side(study, last) for study in studies),
         trials=spec.tune.trials,
         timeout=spec.tune.timeout,
         seconds=seconds,
@@ -219,7 +219,7 @@ def _tuned(spec: RunSpec, studies: Sequence[Study], seconds: float) -> Tuned:
     )
 
 
-def _side(study: Study) -> TunedSide:
+def _side(study: Study, last: bool) -> TunedSide:
     side, trials = study.side, study.values()
     best = chosen(trials)
     return TunedSide(
@@ -230,7 +230,7 @@ def _side(study: Study) -> TunedSide:
         best=None if best is None else best.number,
         overrides=() if best is None else tuple(_overrides(side, best.settings)),
         front=front(trials, side.axes) if side.axes else (),
-        importance=study.importance(),
+        importance=study.importance() if last else {},
     )
 
 
