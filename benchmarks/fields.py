@@ -460,11 +460,12 @@ def write(cells: Cells, repeats: int) -> list[str]:
     """Put complete recipes into `FIGURES`, and all that it has on the pages; the names of the recipes."""
     kept = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {"recipes": {}}
     new = {name: entry for name in RECIPES if (entry := figures(name, cells, repeats)) is not None}
-    if new:
-        found = kept["recipes"] | new
-        recipes = {name: found[name] for name in RECIPES if name in found}
-        kept = {"machine": machine(), "versions": versions(PACKAGES), "recipes": recipes}
-        _replace(FIGURES, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+    found = kept["recipes"] | new
+    about = (
+        {"machine": machine(), "versions": versions(PACKAGES)} if new else {k: kept[k] for k in kept if k != "recipes"}
+    )
+    kept = about | {"recipes": {name: found[name] for name in RECIPES if name in found}}
+    _replace(FIGURES, json.dumps(kept, indent=1, allow_nan=False) + "\n")
     for page in PAGES:
         path = ROOT / "docs" / f"{page}.md"
         _replace(path, with_results(path.read_text(encoding="utf-8"), kept["recipes"]))

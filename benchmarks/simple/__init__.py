@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 from manyheads import metrics
+from manyheads.baselines.learner import quiet
 from manyheads.boxes import Boxes
 from manyheads.masks import IGNORED
 from manyheads.metrics import Measured, Predicted, constant_prediction
@@ -153,8 +154,9 @@ def classify(task: Task, learn: Labelled, X: Any, seed: int) -> Callable[[Any], 
             return float(y[0]) if len(y) else 0.0
         some = rng.permutation(len(rows))[:FEW]
         search = GridSearchCV(LogisticRegression(max_iter=300), {"C": STRENGTHS}, cv=3, scoring="accuracy")
-        chosen = search.fit(X[rows[some]], y[some]).best_params_ if len(np.unique(y[some])) > 1 else {"C": 1.0}
-        return LogisticRegression(max_iter=1000, **chosen).fit(X[rows], y)
+        with quiet():
+            chosen = search.fit(X[rows[some]], y[some]).best_params_ if len(np.unique(y[some])) > 1 else {"C": 1.0}
+            return LogisticRegression(max_iter=1000, **chosen).fit(X[rows], y)
 
     def positive(model: Any, Z: Any) -> np.ndarray:
         return np.full(Z.shape[0], model) if isinstance(model, float) else model.predict_proba(Z)[:, 1]
