@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from . import yaml12
-from .catalog import hint
+from .catalog import find, hint, index
 from .door import Door
 from .faults import ConfigError, DataError
 from .files import write_atomically
 from .intake import of_file
-from .spec import RunSpec, dumped
+from .spec import Part, RunSpec, dumped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = 
     """Write a config that names a table, tasks with guessed types, and every other setting as a comment.
 
     Args:
-        table: the file with the rows.
+        table: the file with the rows, or a folder of pictures (`Format.sketch`).
         output: the config to write.
         targets: columns to predict; guessed by default.
 
@@ -49,30 +49,70 @@ def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = 
         raise DataError(
             f"`{output}` should be in a folder that exists. Found no folder `{output.parent}`; create it first."
         )
-    frame = of_file(table)
+    sections = sketch(table) if table.is_dir() else {}
+    with door.hearing():
+        frame = of_file(table, Part.of(sections["data"]["format"]) if sections else None)
+    known = list(sections["tasks"]) if sections else list(frame.columns)
     for column in targets or ():
-        if column not in frame.columns:
+        if column not in known:
+            what = "tasks that" if sections else "columns of"
             raise ConfigError(
-                f"--targets should name columns of `{table}`. Found `{column}`. {hint(column, frame.columns)}"
+                f"--targets should name {what} `{table}`{' is good for' if sections else ''}. Found `{column}`. "
+                f"{hint(column, known)}"
             )
-    chosen = list(targets) if targets else guessed(frame)
-    tasks = {column: kind_of(frame[column]) for column in chosen}
-    ids = [c for c in frame.columns if c not in tasks and _ID.search(c) and frame[c].is_unique]
-    write_atomically(output, text(table, output, frame, tasks, ids).encode("utf-8"))
+    if sections:
+        sections["tasks"] = {t: own for t, own in sections["tasks"].items() if not targets or t in targets}
+    else:
+        chosen = list(targets) if targets else guessed(frame)
+        sections = {"data": {}, "tasks": {column: {"type": kind_of(frame[column])} for column in chosen}}
+        ids = [c for c in frame.columns if c not in chosen and _ID.search(c) and frame[c].is_unique]
+        sections["data"] |= {"ids": ids} if ids else {}
+    write_atomically(output, text(table, output, frame, sections).encode("utf-8"))
+    tasks = {name: own["type"] for name, own in sections["tasks"].items()}
     door.screen.say(
         f"Written: {output}, with {len(tasks)} task(s): {', '.join(f'{c} ({k})' for c, k in tasks.items())}."
     )
     door.screen.end([], [f"manyheads check -c {output}", f"manyheads train -c {output} -o run"])
-    return {"config": str(output), "tasks": tasks, "ids": ids, "guessed": not targets}
+    return {"config": str(output), "tasks": tasks, "ids": sections["data"].get("ids", []), "guessed": not targets}
+
+
+def sketch(folder: Path) -> dict[str, Any]:
+    """Sections of a config for a folder, from the first form that knows it.
+
+    Raises:
+        DataError: none does, or there is nothing in it to predict.
+    """
+    from .data.formats import Format
+
+    for word in index(Format):
+        found = find(Format, word).sketch(folder)  # type: ignore[type-abstract]
+        if found is not None and found["tasks"]:
+            return found
+        if found is not None:
+            raise DataError(
+                f"`{folder}` should have something to predict beside its {word}: a folder per class, masks or boxes in "
+                "a folder of their own under the same names, or files named by their class and a number. Found none "
+                "of these; write a table with the paths and what is known, or a config by hand "
+                f"(`data.format: {word}`)."
+            )
+    raise DataError(
+        f"`{folder}` should be a table, or a folder of pictures. Found a folder without any; name the file, or write "
+        "a config by hand with `data.format` (`manyheads doctor --list formats`)."
+    )
 
 
 def guessed(frame: pd.DataFrame) -> list[str]:
     """The columns that are most likely to be predicted: by their names, else the last one."""
-    usable = [c for c in frame.columns if frame[c].nunique() > 1 and kind_of(frame[c]) is not None]
+    usable = [c for c in frame.columns if _plain(frame[c]) and frame[c].nunique() > 1 and kind_of(frame[c])]
     if not usable:
         raise DataError("A table should have a column with two values or more. Found none.")
     named = [c for c in usable if LIKELY.search(c) and not _ID.search(c)]
     return named if named and len(named) < len(usable) else usable[-1:]
+
+
+def _plain(series: pd.Series) -> bool:
+    """Whether the cells are numbers, texts or moments rather than lists, arrays or bytes."""
+    return not series.dropna().map(lambda value: isinstance(value, Collection) and not isinstance(value, str)).any()
 
 
 def kind_of(series: pd.Series) -> str | None:
@@ -94,35 +134,39 @@ def kind_of(series: pd.Series) -> str | None:
     return "multiclass" if 2 < texts.nunique() <= min(_MOST_CLASSES, max(len(texts) // 2, 3)) else None
 
 
-def text(table: Path, output: Path, frame: pd.DataFrame, tasks: dict[str, str | None], ids: Sequence[str]) -> str:
+def text(table: Path, output: Path, frame: pd.DataFrame, sections: Mapping[str, Any]) -> str:
     """The config, with comments.
 
     Args:
         table: the file that it names, relative to `output`.
-        tasks: column -> type.
-        ids: columns that name a row.
+        frame: its rows.
+        sections: what is known, by section.
     """
+    data, tasks = sections["data"], sections["tasks"]
+    ids = data.get("ids", [])
     near = os.path.relpath(table.resolve(), output.resolve().parent)
     lines = [
         f"# {len(frame):,} rows, {len(frame.columns)} columns. Lines with # are defaults; remove the # to change one."
     ]
-    lines += ["schema_version: 1", "", *_block({"data": {"train": near} | ({"ids": list(ids)} if ids else {})})]
-    lines += _defaults("data", skip={"train", "root"} | ({"ids"} if ids else set()))
+    lines += ["schema_version: 1", "", *_block({"data": {"train": near, **data}})]
+    lines += _defaults("data", skip={"train", "root", *data})
     lines += [
         "",
         "# Guessed: see that these are what you want to predict, and that nothing else gives them away.",
         "tasks:",
     ]
-    for column, kind in tasks.items():
+    for column, own in tasks.items():
         known = frame[column].notna().mean()
         remark = f"  # {100 * known:.0f} % of the rows have this label" if known < 1 else ""
-        first, *rest = _block({column: {"type": kind or "regression"}})
+        first, *rest = _block({column: {**own, "type": own["type"] or "regression"}})
         lines += [f"  {first}{remark}", *(f"  {line}" for line in rest)]
-    others = [c for c in frame.columns if c not in tasks and c not in ids]
-    shown = ", ".join(others[:12]) + (f", ... ({len(others)} in all)" if len(others) > 12 else "")
-    lines += ["", "# All other columns are features: " + " ".join(shown.split())]
+    if "features" not in sections:
+        others = [c for c in frame.columns if c not in tasks and c not in ids]
+        shown = ", ".join(others[:12]) + (f", ... ({len(others)} in all)" if len(others) > 12 else "")
+        lines += ["", "# All other columns are features: " + " ".join(shown.split())]
     for section in ("features", "model", "optim", "sampling", "trainer"):
-        lines += ["", f"# {section}:", *_defaults(section)]
+        own = sections.get(section, {})
+        lines += ["", *(_block({section: own}) if own else [f"# {section}:"]), *_defaults(section, skip=own)]
     return "\n".join(lines) + "\n"
 
 

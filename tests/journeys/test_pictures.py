@@ -103,6 +103,26 @@ def test_from_a_folder_of_pictures_to_masks(zoo, capsys):
     assert _said(capsys)["scores"]["shape"]["mean_iou"]["labels"] == 60
 
 
+def test_a_config_from_a_folder(zoo, capsys):
+    """What `init` writes trains as it is, and finds what there is to find."""
+    assert main(["init", "zoo", "-o", "first.yaml", "--json"]) == 0
+    assert _said(capsys)["tasks"] == {"class": "binary", "mask": "segmentation"}
+    assert main(["check", "-c", "first.yaml", "-q"]) == 0
+    quick = ["model.encoder={name: image, width: 8}", "trainer.max_epochs=8"]
+    assert main(["train", "-c", "first.yaml", "-o", "run", "--json", "-q", *quick]) == 0
+    found = _said(capsys)["scores"]["test"]
+    assert found["mask"]["mean_iou"]["value"] > 0.7
+    assert main(["init", "zoo", "-o", "masks.yaml", "--targets", "mask", "--json"]) == 0
+    assert set(_said(capsys)["tasks"]) == {"mask"}
+    assert main(["init", "zoo", "-o", "no.yaml", "--targets", "musk"]) == 2
+    assert "Did you mean `mask`?" in capsys.readouterr().err
+    (zoo / "nothing").mkdir()
+    assert main(["init", "nothing", "-o", "no.yaml"]) == 3
+    assert "a folder of pictures" in capsys.readouterr().err
+    assert main(["init", "zoo/masks", "-o", "no.yaml", "-q"]) == 0  # pictures too, for all that anybody knows
+    assert not Path("other.yaml").exists()
+
+
 def test_members_of_pictures(zoo, capsys):
     _write(CONFIG | {"model": {"members": 2, "encoder": {"name": "image", "width": 4, "n_stages": 3}}})
     assert main(["train", "-c", "run.yaml", "-o", "run", "-q", "trainer.max_epochs=1"]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ...faults import DataError
 
@@ -32,6 +32,13 @@ class Format(ABC):
         self.skipped: list[str] = []
         """What was left out, a sentence each."""
 
+    @classmethod
+    def sketch(cls, path: Path) -> dict[str, Any] | None:
+        """What a folder seems to hold, as sections of a config: ``data`` (its `format` and `split`), ``features``,
+        ``tasks``, and where they should not be left as they are ``optim``, ``sampling``, ``trainer``; None where it is
+        not of this form, or nobody can tell."""
+        return None
+
     @abstractmethod
     def frame(self, path: Path) -> pd.DataFrame:
         """The table.
@@ -56,5 +63,5 @@ class Format(ABC):
         """
         message = f"`{where}` should {expected}. Found {found}."
         if self.on_error == "raise":
-            raise DataError(message)
+            raise DataError(f"{message[:-1]}; mend it, or leave such rows out with `data.on_error=skip`.")
         self.skipped.append(message)

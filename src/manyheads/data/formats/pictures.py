@@ -14,6 +14,7 @@ import numpy as np
 from ...faults import DataError
 from ...pictures import indices, opened, pixels
 from . import Format
+from ._album import sketch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +114,10 @@ class Pictures(Format):
         self.components = {int(k): str(v) for k, v in (components or {}).items()}
         self.at_least = at_least
 
+    @classmethod
+    def sketch(cls, path: Path) -> dict[str, Any] | None:
+        return sketch(path, ENDINGS)
+
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
 
@@ -122,10 +127,13 @@ class Pictures(Format):
         boxes = None if self.boxes is None else _by_stem(self._folder(path, self.boxes, "boxes"), (".xml",))
         lists = None if self.parts is None else self._lists(path)
         further = None if self.table is None else self._further(path / self.table)
+        taken = {file for found in masks.values() for file in found.values()}  # masks may lie below their pictures
         rows = []
         for part, folder in self.images.items():
             place = self._folder(path, folder, "images")
-            for file in sorted(p for p in place.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
+            for file in sorted(
+                p for p in place.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and p not in taken
+            ):
                 if lists is not None and file.stem not in lists:
                     continue
                 row = self._row(file, masks.get(part), boxes)
