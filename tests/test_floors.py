@@ -14,14 +14,14 @@ SRC = Path(__file__).parent.parent / "src" / "manyheads"
 FLOORS = (
     "_version faults files stopping yaml12 catalog graph layers heads gramian jacobian solvers blocks copies ragged "
     "formulas spans masks boxes overlap sound spoken metrics results statistics verdicts scoretable ranges "
-    "subsets grouping",
+    "subsets grouping recommend",
     "pictures exhibits tasks encoders balance penalties",
     "data sharing augment",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",
     "distributed optim callback train beside stackedgradients directions alike stacked parallel members build intake "
-    "export serve",
-    "baselines compare groups affinity readings related transfer merge tune report",
+    "sieve export serve",
+    "baselines compare ofgroup groups affinity readings related transfer merge tune report",
     "card runfolder display door apply examples runs tuning starter doctor learner estimator cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""

@@ -330,23 +330,18 @@ class Grouping(Value):
     """Which tasks are to share a model, by predicted gains."""
 
     groups: tuple[tuple[str, ...], ...]
-    """Each a model of its own; with overlap a task may be in several."""
     serves: dict[str, int]
     """Task -> the group whose model is asked for it."""
     gains: dict[str, Number]
-    """Task -> the gain predicted from the group that serves it."""
+    """Task -> the gain predicted from that group."""
     total: Number
-    """The sum of `gains`."""
     exact: bool
-    """Whether no grouping within the budget has a larger total; False where the search was a heuristic."""
+    """Whether no grouping within the budget has a larger total."""
     budget: float
-    """What the groups may cost together: models, unless costs were given."""
     cost: float
-    """What they cost."""
+    """What the groups may cost and do: models, unless costs were given."""
     overlap: bool = True
-    """Whether a task was allowed to be in several groups."""
     note: str = ""
-    """What to keep in mind, in words."""
 
 
 class Merge(Value):
@@ -357,7 +352,6 @@ class Merge(Value):
     height: float
     """Their mean mutual gain (or similarity): the higher, the earlier they are joined."""
     size: int
-    """Tasks in the new cluster."""
 
 
 class Dendrogram(Value):
@@ -366,7 +360,7 @@ class Dendrogram(Value):
     tasks: tuple[str, ...]
     merges: tuple[Merge, ...]
     leaves: tuple[int, ...]
-    """Numbers of tasks, in an order in which no branches cross."""
+    """Numbers of tasks; in this order no branches cross."""
 
 
 class Trial(Value):
@@ -431,3 +425,26 @@ class Tuned(Value):
     def side(self, name: str) -> TunedSide:
         """The side of this name."""
         return next(side for side in self.sides if side.name == name)
+
+
+class GroupingStudy(Value):
+    """Groups that were trained, beside one model for all (``joint``) and one each (``single``); `choice` is advised."""
+
+    groupings: dict[str, Grouping]
+    choice: str
+    groups: tuple[tuple[str, ...], ...]
+    recommendation: str
+    reason: str
+    comparisons: dict[str, Comparison]
+    """Method -> it against `single`, on the test parts; in `over` the choice against `joint` and `single`."""
+    over: dict[str, Comparison] = {}
+    valid: dict[str, Number] = {}
+    """Method -> delta-m against single-task models on validation rows, the mean over repeats."""
+    realised: dict[str, dict[str, Number]] = {}
+    """Grouping -> task -> delta against its single-task model on the test parts; beside `Grouping.gains`."""
+    agreement: dict[str, Number] = {}
+    """Grouping -> Spearman's rank correlation over tasks of predicted and realised gains; None for fewer than three."""
+    served: dict[str, dict[str, tuple[int, ...]]] = {}
+    """Grouping -> task -> per repeat the group whose model serves it, the best of its groups on validation."""
+    repeats: int = 0
+    protocol: str = ""
