@@ -82,7 +82,11 @@ SETTINGS: dict[type, dict[str, list[dict[str, Any]]]] = {
                 "normalise": "utterance",
             },
         ],
-        "image": [{"width": 8}, {"width": 4, "depth": 2, "detail": 2, "norm": "layer"}],
+        "image": [
+            {"width": 8},
+            {"width": 4, "depth": 2, "detail": 2, "norm": "layer"},
+            {"width": 4, "n_stages": 3, "places": 2, "dropout": 0.1},
+        ],
         "fused": [{"d_hidden": 8, "d_part": 5, "parts": {"image": {"width": 4}}}],
         "factorised": [{"d_hidden": 8, "d_embedding": 5}, {"d_hidden": 8, "n_layers": 0}],
         "pretrained": [{"config": TINY_BERT, "words": "mean", "layers_per_stage": 2}],
@@ -404,7 +408,7 @@ def layout_of(word: str, table: int = 0) -> dict[str, Any]:
         own |= {"mean": own["mean"][:1], "sd": own["sd"][:1]} if table else {}
         return {"numeric": 0, "categorical": [], "bins": [], "image:photo": own}
     if word == "pretrained":
-        own = {"model": "a tiny one", "subwords": 12, "longest": 20}
+        own = {"model": "a tiny one", "subwords": 12, "longest": 20} | ({} if table else {"cases": 4})
         return {"numeric": 0, "categorical": [], "bins": [], f"pretrained:{'title' if table else 'review'}": own}
     if word == "text":
         own = {"words": 9 + table, "cases": 4, "buckets": 11 + table, "parts": 3}
@@ -437,7 +441,10 @@ def _subwords(layout: Mapping[str, Any], n: int, g: torch.Generator) -> Ragged:
         words = torch.arange(int(torch.randint(1, 4, (1,), generator=g)))
         words = words.repeat_interleave(torch.randint(1, 4, words.shape, generator=g))
         words = torch.cat([torch.tensor([-1]), words, torch.tensor([-1])])
-        rows.append(torch.stack([torch.randint(1, layout["subwords"], words.shape, generator=g), words], 1))
+        columns = [torch.randint(1, layout["subwords"], words.shape, generator=g), words]
+        if "cases" in layout:
+            columns.append(torch.randint(1, layout["cases"], words.shape, generator=g) * (words >= 0))
+        rows.append(torch.stack(columns, 1))
     return Ragged.of(rows)
 
 

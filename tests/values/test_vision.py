@@ -292,7 +292,7 @@ def test_an_ignored_pixel_teaches_nothing():
 def test_a_head_for_masks_reads_several_stages_under_every_attachment():
     layout = {"t": {"image:p": {"channels": 3, "size": [32, 48], "mean": [99.0] * 3, "sd": [50.0] * 3}}}
     x = {"image:p": torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)}
-    for attach, size in (([0, 1, 2, 3], (16, 24)), ([2, 1], (8, 12)), (None, (2, 3))):
+    for attach, size in ((None, (16, 24)), ([2, 1], (8, 12)), (-1, (2, 3))):
         tasks = [Segmentation("m", names=("a", "b"), size=(32, 48), attach=attach), Binary("y", classes=(0, 1))]
         sharing = find(Sharing, "hard")(lambda: find(Encoder, "image")(layout, width=8), tasks)
         model = Model(sharing, tasks)
@@ -300,9 +300,38 @@ def test_a_head_for_masks_reads_several_stages_under_every_attachment():
         assert outputs["m"].shape == (2, 2, *size)
         assert tasks[0].rows(outputs["m"]).shape == (2, 32, 48)
         assert outputs["y"].shape == (2, 1)
-    detail = find(Encoder, "image")(layout, width=8, detail=4)
-    sharing = find(Sharing, "mtan")(lambda: detail, [Segmentation("m", names=("a", "b"))])
-    assert Model(sharing, [Segmentation("m", names=("a", "b"))])(x)["m"].shape == (2, 2, 8, 12)
+        assert sharing.depths["y"] == (3,)
+    for scheme in ("hard", "mtan"):  # the fine stage is what a mask wants
+        mask = Segmentation("m", names=("a", "b"))
+        sharing = find(Sharing, scheme)(lambda: find(Encoder, "image")(layout, width=8, detail=4), [mask])
+        assert Model(sharing, [mask])(x)["m"].shape == (2, 2, 8, 12)
+
+
+def test_places_are_means_over_parts_of_the_map():
+    """Against a loop over parts: part i of n has the rows from floor(i h / n) to ceil((i + 1) h / n)."""
+    layout = {"t": {"image:p": {"channels": 1, "size": [36, 44], "mean": [99.0], "sd": [50.0]}}}
+    x = {"image:p": torch.randint(0, 256, (2, 1, 36, 44), dtype=torch.uint8)}
+    encoder = find(Encoder, "image")(layout, width=4, n_stages=3, places=2, dropout=0.5).eval()
+    tasks = [Segmentation("m", names=("a", "b"), size=(36, 44)), Binary("y", classes=(0, 1))]
+    sharing = find(Sharing, "hard")(lambda: encoder, tasks)
+    z = x
+    for stage in encoder.stages[:3]:
+        z = stage(z)
+    parts = []
+    for c in range(16):
+        for i in range(2):
+            for j in range(2):
+                rows, columns = (
+                    slice(k * n // 2, -(-(k + 1) * n // 2)) for k, n in zip((i, j), z.shape[2:], strict=True)
+                )
+                parts.append(z[:, c, rows, columns].mean((1, 2)))
+    found = sharing(x, ("m", "y"))
+    assert torch.allclose(found["y"], torch.stack(parts, 1), atol=1e-6)
+    assert [tuple(m.shape[1:]) for m in found["m"]] == [(4, 18, 22), (8, 9, 11), (16, 5, 6)]  # maps keep their places
+    assert encoder.widths == [4, 8, 16, 64]
+    for wrong in ({"places": -1}, {"detail": -1}):
+        with pytest.raises(ValueError, match="`places`"):
+            find(Encoder, "image")(layout, **wrong)
 
 
 def test_a_head_for_masks_needs_places():
@@ -490,7 +519,7 @@ def test_labels_lie_where_their_pictures_lie(album):
     assert (mask[:, 15:30] == 0).all()
     assert (mask[:, 30:45] == 1).all()
     assert (mask[:, :15] == IGNORED).all()
-    (boxes,) = (list(b.target)[0] for b in rows.blocks if b.tasks == ("boxes",))
+    (boxes,) = (next(iter(b.target)) for b in rows.blocks if b.tasks == ("boxes",))
     np.testing.assert_allclose(boxes[0][:4], [15 / 60, 5 / 20, 30 / 60, 15 / 20])  # in pixels of 40 x 60 before
     again = Task.from_json(json.loads(json.dumps(fitted.tasks[0].to_json())))
     assert again.canvas == fitted.tasks[0].canvas

@@ -37,6 +37,9 @@ class Encoder(nn.Module, ABC):
     stages: nn.ModuleList
     widths: list[int]
     """The width d after each stage."""
+    maps: tuple[int, ...] = ()
+    """The stages that a head which reads a map is attached to unless its task says otherwise (`Task.attach`), coarse
+    ones for what and fine ones for where; empty where that is the last one, as for all other heads."""
     search: ClassVar[Mapping[str, Range]] = {}
     """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..blocks import Named
+from ..blocks import Dropout, Named
 from ..ranges import Range, between, choice
 from . import Encoder, Layout
 
@@ -137,14 +137,34 @@ class Up(nn.Module):
         return F.silu(z + self.norm(self.conv(F.silu(z))))
 
 
+class Grid(nn.Module):
+    """The last stage with `places`: the map's means over a grid of places x places parts, side by side, with dropout.
+
+    Shape:
+        (batch, d, h, w) -> (batch, d * places^2).
+    """
+
+    def __init__(self, places: int, dropout: float) -> None:
+        super().__init__()
+        self.places = places
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(F.adaptive_avg_pool2d(x, self.places).flatten(1))
+
+
 class Image(Encoder):
     """A small residual convolutional net over one picture per row.
 
     Stage 0 standardises and halves the size; each further stage halves it again with `depth` residual blocks, so stages
-    0 to 3 give maps at strides 2, 4, 8 and 16, of `width`, 2, 4 and 8 `width` channels (at most `max_width`). Heads
-    that read vectors take the mean over places. A head that needs places (masks, boxes) can be attached to several
-    stages, ``attach: [0, 1, 2, 3]``, where the sharing scheme allows it; with any scheme, `detail` adds a last stage
-    that is fine again (stride 4).
+    0 to 3 give maps at strides 2, 4, 8 and 16, of `width`, 2, 4 and 8 `width` channels (at most `max_width`).
+
+    Heads that read vectors take the mean over the whole map, so that a thing is the same wherever it is. Where its
+    place tells (one thing at the left, another at the right), `places` adds a last stage of means over parts of it.
+
+    Heads that read maps (masks, boxes) are attached to all stages that are maps, where the sharing scheme allows it and
+    their tasks do not say otherwise; with any scheme, `detail` adds a stage that is fine again (stride 4), and then
+    they read that one.
 
     No norm looks across rows: batches may be small, and what is said of a row should not depend on the others.
 
@@ -156,6 +176,7 @@ class Image(Encoder):
         norm: ``group``, ``layer`` or ``none``.
         dropout: share of channels left out within a block in training.
         detail: channels of the map at stride 4 that are carried along to a last, fine stage; 0 for no such stage.
+        places: rows and columns of parts whose means make the last stage, a vector; 0 for no such stage.
         max_width: no map has more channels.
 
     Raises:
@@ -180,15 +201,17 @@ class Image(Encoder):
         norm: str = "group",
         dropout: float = 0.0,
         detail: int = 0,
+        places: int = 0,
         max_width: int = 192,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"`norm` should be one of {', '.join(NORMS)}. Found `{norm}`.")
-        if width < 1 or depth < 1 or n_stages < 1 or max_width < 1 or detail < 0 or not 0 <= dropout < 1:
+        if min(width, depth, n_stages, max_width) < 1 or min(detail, places) < 0 or not 0 <= dropout < 1:
             raise ValueError(
-                "`width`, `depth`, `n_stages` and `max_width` should be at least 1, `detail` at least 0 and `dropout` "
-                f"in [0, 1). Found {width}, {depth}, {n_stages}, {max_width}, {detail}, {dropout}."
+                "`width`, `depth`, `n_stages` and `max_width` should be at least 1, `detail` and `places` at least 0 "
+                "and `dropout` in [0, 1). Found "
+                f"{width}, {depth}, {n_stages}, {max_width}, {detail}, {places}, {dropout}."
             )
         if detail and n_stages < 3:
             raise ValueError(f"`detail` should be 0 with fewer than 3 stages. Found {detail} with {n_stages}.")
@@ -208,11 +231,15 @@ class Image(Encoder):
             for i in range(1, n_stages)
         ]
         self.widths = [w + s for w, s in zip(d, carried, strict=True)]
-        stages = [first, *downs]
+        stages: list[nn.Module] = [first, *downs]
         if detail:
             fine = min(4 * width, max_width)
             stages.append(Up(d[-1], carried[-1], n_stages - 2, fine, norm))
             self.widths.append(fine)
+        if places:
+            stages.append(Grid(places, dropout))
+            self.widths.append(self.widths[-1] * places**2)
+        self.maps = (n_stages,) if detail else tuple(range(n_stages))
         self.stages = nn.ModuleList(stages)
 
 

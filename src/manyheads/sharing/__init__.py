@@ -275,10 +275,12 @@ def depth_of(where: int | str | None, encoder: Encoder, what: str) -> int:
 
 
 def depths_of(task: Task, encoder: Encoder) -> tuple[int, ...]:
-    """The stages that a task is attached to.
+    """The stages that a task is attached to: where it says nothing the last one, or `Encoder.maps` if it reads a map.
 
     Raises:
         ValueError: there is no such stage.
     """
+    if task.attach is None and task.eats == "map" and encoder.maps:
+        return encoder.maps
     attach = task.attach if isinstance(task.attach, tuple) else (task.attach,)
     return tuple(depth_of(a, encoder, f"Task `{task.name}`: `attach`") for a in attach)
