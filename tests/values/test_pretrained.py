@@ -270,6 +270,59 @@ def test_two_texts_are_read_as_a_pair(theirs):
     assert torch.allclose(values[0, mask[0]], wanted[~special], atol=1e-5)
 
 
+# -- how words are written
+
+
+def test_how_a_word_is_written_is_told_per_sub_word():
+    texts = pd.Series(
+        [["NATO", "met", "McGillycuddy", "of", "Reykjavik"], "NATO met McGillycuddy", None], name="t", dtype=object
+    )
+    plain, told = (Subwords.fit("t", texts, model=MINILM, case=case) for case in (False, True))
+    rows = told.transform(texts)
+    assert torch.equal(rows.values[:, :2], plain.transform(texts).values)
+    for row, words in zip(rows, ([3, 1, 4, 1, 2], [3, 1, 4], []), strict=True):
+        assert not row[row[:, 1] < 0, 2].any()
+        assert all(case == words[word] for _, word, case in row[row[:, 1] >= 0].tolist())
+    assert (rows.values[:, 1] >= 0).sum() > 8, "a word of several sub-words is among them"
+    assert torch.equal(Column.from_json(json.loads(json.dumps(told.to_json()))).transform(texts).values, rows.values)
+
+
+def test_a_cut_row_of_words_that_are_written_somehow():
+    long = pd.Series([["Electroencephalographically"] * 30], name="t")
+    told = Subwords.fit("t", long, model=MINILM, max_length=20, case=True)
+    with pytest.warns(DataWarning):
+        (row,) = told.transform(long)
+    assert row.shape[1] == 3
+    assert set(row[row[:, 0] > 102, 2].tolist()) == {2}
+    assert set(row[row[:, 0] < 0, 2].tolist()) == {0}
+
+
+def test_a_backbone_of_small_letters_learns_how_words_are_written():
+    texts = pd.Series([["Bush", "spoke"], ["bush", "spoke"]], name="t")
+    layouts, x = {}, {}
+    for case in (False, True):
+        column = Subwords.fit("t", texts, model=MINILM, case=case)
+        layouts[case], x[case] = _layouts(column), {"pretrained:t": column.transform(texts)}
+    blind, told = Pretrained(layouts[False]).eval(), Pretrained(layouts[True], freeze=1)
+    initialise(told, 3)
+    seen = _run(told.eval(), x[True])[-1]
+    assert torch.equal(seen[0], _run(blind, x[False])[-1][0]), "it starts as it was pretrained"
+    assert torch.equal(seen[0][0], seen[0][1])
+    model = torch.nn.ModuleDict({"encoder": told, "head": torch.nn.Linear(384, 1)})
+    optim = OptimSpec(lr=0.01)
+    own = next(p for n, p in told.named_parameters() if "cases" in n)
+    (group,) = [g for g in parameter_groups(model, optim) if any(p is own for p in g["params"])]
+    assert group.get("lr", 0.01) == 0.01, "at the rate of heads, though stage 0 is frozen"
+    optimizer = make_optimizer(parameter_groups(model, optim), optim)
+    values = _run(told, x[True])[-1][0]
+    loss = model["head"](values)[:, 0]
+    (loss[0] - loss[1] + loss.square().sum()).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        values = _run(told, x[True])[-1][0]
+    assert not torch.allclose(values[0], values[1])
+
+
 # -- what is refused
 
 

@@ -208,7 +208,8 @@ def joined(columns: Sequence[Ragged]) -> Ragged:
     """Several texts of each row as one: [CLS] a [SEP] b [SEP].
 
     Shape:
-        rows (sub-words, 2) each -> rows (sub-words, 3): sub-word, word, and which text it is of.
+        rows (sub-words, 2 or 3) each -> rows (sub-words, 4): sub-word, word, how that is written (0 where a column
+        does not tell), and which text it is of.
     """
     rows = []
     for texts in zip(*columns, strict=True):
@@ -217,10 +218,11 @@ def joined(columns: Sequence[Ragged]) -> Ragged:
             if i and len(text) and int(text[0, 1]) < 0:
                 text = text[1:]  # what begins a text begins the first alone
             word = torch.where(text[:, 1] < 0, -1, text[:, 1] + words)
-            parts.append(torch.stack([text[:, 0], word, torch.full_like(word, i)], 1))
+            case = text[:, 2] if text.shape[1] > 2 else torch.zeros_like(word)
+            parts.append(torch.stack([text[:, 0], word, case, torch.full_like(word, i)], 1))
             words = max(words, int(word.max()) + 1 if len(word) else 0)
         rows.append(torch.cat(parts))
-    return Ragged.of(rows, like=torch.empty(0, 3, dtype=torch.long))
+    return Ragged.of(rows, like=torch.empty(0, 4, dtype=torch.long))
 
 
 class Cut:

@@ -57,7 +57,7 @@ class Entrance(_Stage):
         self.keys, self.prepare = list(keys), dict(prepare)
         self.reads = READS[self.keys[0].partition(":")[0]]
         self.told = layout[self.keys[0]]
-        self.cases = cases if any("cases" in layout[key] for key in self.keys if self.reads == "text") else None
+        self.cases = cases if any("cases" in layout[key] for key in self.keys if _is_text(key)) else None
 
     def given(self, x: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor | None, tuple[Tensor, ...], Tensor | None]:
         """(what the backbone is given, the mask of what heads read, where everything stands, how words are written)."""
@@ -212,7 +212,7 @@ class Pretrained(Encoder):
             _fits(body.config, table, {key: layout[key] for key in keys[table]}, ready)
         cut = Cut(body, reads, words)
         ready["pixels"] = cut.pixels
-        told = [own.get("cases", 0) for t, own_layout in layouts.items() for own in map(own_layout.get, keys[t]) if reads == "text"]
+        told = [int(layout[key].get("cases", 0)) for layout in layouts.values() for key in layout if _is_text(key)]
         cases = Cases(max(told), cut.widths[0]) if any(told) else None
         entrances = {t: Entrance(cut, keys[t], layout, ready, cases) for t, layout in layouts.items()}
         groups = [cut.layers[i : i + layers_per_stage] for i in range(0, len(cut.layers), layers_per_stage)]
@@ -250,6 +250,10 @@ class Pretrained(Encoder):
         rich = [key for key in layout if ":" in key]
         plain = layout.get("numeric") or layout.get("categorical")
         return bool(rich) and not plain and all(key.startswith("pretrained:") for key in rich)
+
+
+def _is_text(key: str) -> bool:
+    return key.startswith("pretrained:")
 
 
 def _keys(table: str, layout: Layout) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from ... import results
 from ...faults import ConfigError, MissingExtra
 from ...ragged import Ragged
 from ..values import refuse
 from . import Column, DataWarning
-from .text import tokens_of
+from .text import CASES, case_of, tokens_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,24 +39,34 @@ class Subwords(Column):
     as it did, wherever it is.
 
     Settings: `model` (a folder or a hub's name), `max_length` (sub-words, special ones included; default: as many as
-    the model reads, 512 at most) and `split`, how a text becomes words: ``model`` (as the tokenizer does), ``spaces``,
-    or ``words`` (runs of letters and digits, any other sign by itself).
+    the model reads, 512 at most), `split`, how a text becomes words: ``model`` (as the tokenizer does), ``spaces``,
+    or ``words`` (runs of letters and digits, any other sign by itself), and `case`: whether the encoder is told how
+    each word is written, which a model of small letters alone would not see, and by which names are known.
 
     Shape:
         `Ragged` rows (sub-words, 2): the sub-word's number, and which of the row's words it is of, -1 for a special
-        one. A word of which nothing is read has the number -1.
+        one. A word of which nothing is read has the number -1. With `case` rows (sub-words, 3): see `case_of`, 0 for a
+        special one.
     """
 
     model: str = ""
     max_length: int = 512
     split: str = "model"
     tokenizer: str = ""
+    case: bool = False
 
     kind: ClassVar = "pretrained"
 
     @classmethod
     def fit(
-        cls, name: str, series: pd.Series, *, model: str = "", max_length: int | None = None, split: str = "model"
+        cls,
+        name: str,
+        series: pd.Series,
+        *,
+        model: str = "",
+        max_length: int | None = None,
+        split: str = "model",
+        case: bool = False,
     ) -> Subwords:
         if not model:
             raise ConfigError(
@@ -71,7 +82,7 @@ class Subwords(Column):
                 f"`max_length` of column `{name}` should be between 3 and {most}, as much as `{model}` reads. Found "
                 f"{length}."
             )
-        return cls(name, str(model), length, split, text)
+        return cls(name, str(model), length, split, text, bool(case))
 
     @cached_property
     def _readers(self) -> tuple[Any, Any]:
@@ -107,12 +118,13 @@ class Subwords(Column):
             else:
                 refuse(series, self.name, i, "texts or lists of texts")
         whole, apart = self._readers
-        rows: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)] * len(series)
+        empty = np.empty((0, 3 if self.case else 2), dtype=np.int64)
+        rows: list[np.ndarray] = [empty] * len(series)
         cut = 0
         for found, reader, listed in ((texts, whole, False), (lists, apart, True)):
             encodings = reader.encode_batch([v for _, v in found], is_pretokenized=listed) if found else []
             for (i, value), encoding in zip(found, encodings, strict=True):
-                rows[i], shorter = self._row(encoding, len(value) if listed else None)
+                rows[i], shorter = self._row(encoding, value)
                 cut += shorter
         if cut:
             warnings.warn(
@@ -121,13 +133,14 @@ class Subwords(Column):
                 DataWarning,
                 stacklevel=2,
             )
-        return Ragged.of(rows, torch.empty(0, 2, dtype=torch.long))
+        return Ragged.of(rows, torch.from_numpy(empty))
 
-    def _row(self, encoding: Any, n_words: int | None) -> tuple[np.ndarray, bool]:
-        """(sub-words of one row (n, 2), whether it was cut)."""
+    def _row(self, encoding: Any, value: Sequence[str]) -> tuple[np.ndarray, bool]:
+        """(sub-words of one row (n, 2 or 3), whether it was cut)."""
         words = np.array([UNREAD if w is None else w for w in encoding.word_ids], dtype=np.int64)
         ids = np.array(encoding.ids, dtype=np.int64)
-        if n_words is None:  # a tokenizer may count what it leaves out as a word
+        n_words = len(value)
+        if isinstance(value, str):  # a tokenizer may count what it leaves out as a word
             _, inverse = np.unique(words[words >= 0], return_inverse=True)
             words[words >= 0] = inverse
             n_words = int(inverse.max(initial=-1)) + 1
@@ -141,25 +154,63 @@ class Subwords(Column):
                 keep[own[room:]] = False
             else:
                 keep[own[words[own] >= last]] = False
-        kept = np.stack([ids[keep], words[keep]], axis=1)
+        columns = [ids, words]
+        if self.case:
+            written = value if not isinstance(value, str) else _written(value, words, encoding.offsets)
+            cases = np.array([case_of(word) if word else 0 for word in written] + [0], dtype=np.int64)
+            columns.append(cases[words])  # a special one's word is -1, which reads the 0
+        kept = np.stack([column[keep] for column in columns], axis=1)
         missing = np.setdiff1d(np.arange(n_words), kept[:, 1])
         if not len(missing):
             return kept, cut
         return _ordered(kept, missing), cut
 
+    def tokens(self, series: pd.Series) -> Iterable[list[str]]:
+        return map(self._words, series.array)
+
+    def _words(self, cell: Any) -> list[str]:
+        if isinstance(cell, (list, tuple, np.ndarray)):
+            return list(cell)
+        if not isinstance(cell, str):
+            return []
+        if self.split != "model":
+            return tokens_of(cell, self.split)
+        encoding = self._readers[0].encode(cell)
+        ends: dict[int, tuple[int, int]] = {}
+        for word, (start, stop) in zip(encoding.word_ids, encoding.offsets, strict=True):
+            if word is not None:
+                first, last = ends.get(word, (start, stop))
+                ends[word] = (min(first, start), max(last, stop))
+        return [cell[a:b].strip() for _, (a, b) in sorted(ends.items())]
+
+    def show(self, cell: Any) -> results.Text | None:
+        words = tuple(self._words(cell))
+        return results.Text(text=cell if isinstance(cell, str) else " ".join(words), words=words) if words else None
+
     @property
     def layout(self) -> dict[str, Any]:
         size = self._readers[0].get_vocab_size()
-        return {"model": self.model, "subwords": size, "longest": self.max_length}
+        told = {"model": self.model, "subwords": size, "longest": self.max_length}
+        return told | ({"cases": CASES} if self.case else {})
 
 
 def _ordered(kept: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Words of which nothing is read put where they belong among the others; those at the end come last of all."""
-    lines = [tuple(line) for line in kept.tolist()]
+    lines, width = kept.tolist(), kept.shape[1]
     for word in missing.tolist():
         later = [i for i, line in enumerate(lines) if line[1] > word]
-        lines.insert(later[0] if later else len(lines), (UNREAD, word))
-    return np.array(lines, dtype=np.int64).reshape(-1, 2)
+        lines.insert(later[0] if later else len(lines), [UNREAD, word, 0][:width])
+    return np.array(lines, dtype=np.int64).reshape(-1, width)
+
+
+def _written(text: str, words: np.ndarray, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """Each word as it stands in the text."""
+    places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    found = []
+    for word in range(int(words.max(initial=-1)) + 1):
+        own = places[words == word]
+        found.append(text[own[:, 0].min() : own[:, 1].max()].strip())
+    return found
 
 
 def _spaced(part: Any) -> bool:
