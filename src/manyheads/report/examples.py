@@ -82,14 +82,17 @@ def drawn(example: Example, anchor: str) -> Drawn:
             found.lines.append(_line(task, pair))
         else:
             _draw(found, task, pair, picture, anchor)
+            if isinstance(pair.said, Sound):
+                _compare(found, pair, [v for v in example.inputs.values() if isinstance(v, Sound)])
     found.texts = [(name, v.text) for name, v in texts.items() if name not in used]
     return found
 
 
 def kinds(examples: Sequence[Example]) -> set[str]:
-    """The kinds of values that are shown in some example."""
-    found = {value.kind for example in examples for value in example.inputs.values()}
-    return found | {pair.said.kind for example in examples for pair in example.tasks.values()}
+    """The kinds of values that are shown in some example, and ``words`` where texts are compared word by word."""
+    pairs = [pair for example in examples for pair in example.tasks.values()]
+    found = {value.kind for example in examples for value in example.inputs.values()} | {p.said.kind for p in pairs}
+    return found | {"words" for p in pairs if isinstance(p.said, Text) and isinstance(p.true, Text) and p.true.words}
 
 
 def _draw(found: Drawn, task: str, pair: Pair, picture: Picture | None, anchor: str) -> None:
@@ -118,6 +121,18 @@ def _draw(found: Drawn, task: str, pair: Pair, picture: Picture | None, anchor: 
         found.legends.append((task, layers.legend(pair.said.names, masks)))
     if isinstance(pair.said, Boxes):
         found.legends.append((task, layers.listed(_kept(pair, "true"), _kept(pair, "predicted"), pair.true)))
+
+
+def _compare(found: Drawn, pair: Pair, heard: Sequence[Sound]) -> None:
+    """How far a sound is from what it should be, and how far what was heard is."""
+    if isinstance(pair.true, Sound) and isinstance(pair.said, Sound):
+        away = [layers.apart(pair.true, sound) for sound in (pair.said, *heard[:1])]
+        told = [f"{a:.1f} decibels" for a in away if a is not None]
+        if len(told) == 2:
+            found.words[-1].said = (
+                f"{found.words[-1].said}; on average {told[0]} from the true one at a place, where what was heard is "
+                f"{told[1]} from it"
+            )
 
 
 def _kept(pair: Pair, which: str) -> Boxes:
@@ -188,18 +203,18 @@ def _frame(picture: Picture | None, own: str, words: str, shared: str = "", over
 
 def _spectra(sound: Sound, words: str) -> Markup:
     """Time to the right, frequency upwards, with an axis each."""
-    left, bottom, wide, high = 30, 18, WIDE - 30, 112
+    left, bottom, wide, high = 44, 18, WIDE - 44, 112
     marks = []
     top = sound.hertz / 1000
     for share in (0.0, 0.5, 1.0):
         y = high * (1 - share) + (4 if 0 < share < 1 else 10 if share else 0)
-        marks.append(f'<text x="{left - 5}" y="{y:.0f}" text-anchor="end">{top * share:.3g}</text>')
+        unit = " kHz" if share == 1 else ""
+        marks.append(f'<text x="{left - 5}" y="{y:.0f}" text-anchor="end">{top * share:.3g}{unit}</text>')
     for share in (0.0, 0.5, 1.0):
         anchor = ("start", "middle", "end")[int(2 * share)]
         unit = " s" if share == 1 else ""
         seconds = f"{sound.seconds * share:.2g}{unit}"
         marks.append(f'<text x="{left + wide * share:.0f}" y="{high + 14}" text-anchor="{anchor}">{seconds}</text>')
-    marks.append(f'<text x="{left + 4}" y="12" class="unit">kHz</text>')
     return Markup(
         f'<svg class="drawing" viewBox="0 0 {WIDE} {high + bottom}" role="img" aria-label="{escape(words)}">'
         f'<image class="spectra" x="{left}" width="{wide}" height="{high}" preserveAspectRatio="none" '
@@ -234,6 +249,6 @@ def _against(pair: Pair) -> str:
         kept = _kept(pair, "predicted")
         rest = len(pair.said.boxes) - len(kept.boxes)
         hits = sum(layers.hits(kept, pair.true))
-        return (f"{said}; {hits} of the {len(pair.true.boxes)} true boxes found" + (
-            f"; {rest} further boxes, less sure, are not drawn" if rest else ""))  # fmt: skip
+        told = f"{said}; true boxes found: {hits} of {len(pair.true.boxes)}"
+        return told + (f"; not drawn, as they are less sure: {rest}" if rest else "")
     return said

@@ -1,4 +1,4 @@
-"""What lies over a picture: classes of pixels, and boxes."""
+"""What lies over a picture: classes of pixels, and boxes; and how far one recording is from another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from manyheads.report.words import percent
-from manyheads.results import Boxes, Mask
+from manyheads.results import Boxes, Mask, Sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,10 @@ FINE = 288
 """Pixels of the longer side of a layer."""
 LEAST, LABELS = 0.012, 14
 """A region is numbered from this share of the picture on, and so many regions at most."""
-MOST_BOXES = 12
+MOST_BOXES, NAMED = 12, 3
+"""Boxes that are drawn at most, and so many that have their names beside them, where there is room."""
+DECIBELS = 60.0
+"""From white to black in the picture of a recording."""
 COVERS = 0.5
 """Area in common over area in either from which a box is found."""
 _DARK, _LIGHT = 250, 251
@@ -39,8 +42,8 @@ class Layer:
     png: str = ""
     numbers: tuple[tuple[float, float, str], ...] = ()
     """(x, y, text), the middle of the text."""
-    frames: tuple[tuple[float, float, float, float, str, bool], ...] = ()
-    """(x0, y0, x1, y1, text, whether it is right)."""
+    frames: tuple[tuple[float, float, float, float, str, str, bool], ...] = ()
+    """(x0, y0, x1, y1, long and short text, whether it is right)."""
 
     def drawing(self, width: float, height: float) -> str:
         """SVG in a frame of this size."""
@@ -52,13 +55,43 @@ class Layer:
             )
         for x, y, text in self.numbers:
             parts.append(_letters(x * width, y * height + 4.5, text, "middle"))
-        for x0, y0, x1, y1, text, right in self.frames:
+        for x0, y0, x1, y1, _, _, right in self.frames:
             x, y, w, h = x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height
             box = f'x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"'
             parts.append(f'<rect class="halo" {box}/><rect class="box{"" if right else " wrong"}" {box}/>')
-            inside = y < 16
-            parts.append(_letters(min(x + 2, width - 8 * len(text)), y + 13 if inside else y - 4, text, "start"))
+        placed, crowded = self._placed(width, height, 4)
+        if crowded or len(self.frames) > NAMED:
+            placed, _ = self._placed(width, height, 5)
+        for x, y, text in placed:
+            parts.append(_letters(x, y, text, "start"))
         return "".join(parts)
+
+    def _placed(self, width: float, height: float, which: int) -> tuple[list[tuple[float, float, str]], bool]:
+        """A text at each frame, above it or where there is room, and whether some lie over each other."""
+        taken: list[tuple[float, float, float, float]] = []
+        found, crowded = [], False
+        for frame in self.frames:
+            text = str(frame[which])
+            x0, y0, x1, y1 = frame[0] * width, frame[1] * height, frame[2] * width, frame[3] * height
+            wide = 7.5 * len(text) + 4
+            places = [
+                (x0 + 2, y0 - 4),
+                (x0 + 2, y1 + 14),
+                (x0 - wide - 1, y0 + 12),
+                (x1 + 4, y0 + 12),
+                (x0 + 3, y0 + 14),
+            ]
+            inside = [(x, y) for x, y in places if x >= 0 and x + wide <= width and 11 <= y <= height - 3]
+            free = [p for p in inside if not any(_meet((p[0], p[1] - 11, p[0] + wide, p[1] + 2), t) for t in taken)]
+            crowded = crowded or not free
+            x, y = (free or inside or [(max(min(x0 + 2, width - wide), 1), max(min(y0 + 14, height - 3), 12))])[0]
+            taken.append((x, y - 11, x + wide, y + 2))
+            found.append((x, y, text))
+        return found, crowded
+
+
+def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _letters(x: float, y: float, text: str, anchor: str) -> str:
@@ -169,21 +202,29 @@ def agreement(true: Mask, said: Mask) -> float | None:
     return float((a == b)[known].mean()) if a.shape == b.shape and known.any() else None
 
 
+# -- recordings
+
+
+def apart(a: Sound, b: Sound) -> float | None:
+    """Decibels between two recordings at a place of their spectra, on average; None where they are not as long."""
+    x, y = (_array(sound.png).astype(float) for sound in (a, b))
+    return float(abs(x - y).mean() / 255 * DECIBELS) if x.shape == y.shape else None
+
+
 # -- boxes
 
 
 def boxes(value: Boxes, true: Boxes | None = None) -> Layer:
-    """Frames with a number each; one that finds none of the true boxes is dashed.
+    """Frames with a name each, or with numbers where names have no room; one that finds no true box is dashed.
 
     Args:
         true: what is compared; None for no comparison.
     """
     right = hits(value, true) if isinstance(true, Boxes) else [True] * len(value.boxes)
-    few = len(value.boxes) <= 3
     frames = []
     for i, (box, hit) in enumerate(zip(value.boxes, right, strict=True), start=1):
         sign = "" if not isinstance(true, Boxes) else " ✓" if hit else " ✗"
-        frames.append((*box[:4], (f"{i} {box[4]}" if few else str(i)) + sign, hit))
+        frames.append((*box[:4], _named(value, i - 1) + sign, str(i), hit))
     return Layer((1, 1), frames=tuple(frames))
 
 
@@ -212,16 +253,20 @@ def listed(true: Boxes, said: Boxes, known: object) -> Markup:
     right = hits(said, true) if isinstance(known, Boxes) else [None] * len(said.boxes)
     parts = []
     if isinstance(known, Boxes):
-        own = ", ".join(f"{i} {b[4]}" for i, b in enumerate(true.boxes, 1)) or "no box"
+        own = ", ".join(_named(true, i) for i in range(len(true.boxes))) or "no box"
         parts.append(Markup("true: {}").format(own))
     else:
         parts.append(Markup("true: nobody knows"))
     told = []
-    for i, (box, hit) in enumerate(zip(said.boxes, right, strict=True), 1):
+    for i, (box, hit) in enumerate(zip(said.boxes, right, strict=True)):
         sign = "" if hit is None else " ✓" if hit else " ✗"
-        told.append(f"{i} {box[4]}{sign}" + ("" if box[5] is None else f" ({percent(box[5], 0)} sure)"))
+        told.append(_named(said, i) + sign + ("" if box[5] is None else f" ({percent(box[5], 0)} sure)"))
     parts.append(Markup("predicted: {}").format(", ".join(told) or "no box"))
     return Markup("; ").join(parts)
+
+
+def _named(value: Boxes, i: int) -> str:
+    return (f"{i + 1} " if len(value.boxes) > 1 else "") + value.boxes[i][4]
 
 
 def boxes_in_words(value: Boxes) -> str:

@@ -13,7 +13,8 @@ Span = tuple[int, int, str]
 
 
 def marked(words: Sequence[str], said: Tags, true: Tags | None) -> Markup:
-    """A sentence with its spans underlined, once as it is true and once as it was predicted; relations below.
+    """A sentence with its spans underlined, as it is true and as it was predicted, once where both are the same;
+    relations below.
 
     Where every word has a mark of its own there is one sentence, with the mark of each word under it, and the true one
     under a wrong one.
@@ -26,6 +27,9 @@ def marked(words: Sequence[str], said: Tags, true: Tags | None) -> Markup:
     if _every(said) and (true is None or _every(true)):
         return _one_each(words, said, true)
     lines = []
+    if true is not None and set(true.spans) == set(said.spans):
+        lines.append(_line("both", words, said.spans, dict.fromkeys(said.spans, "✓")))
+        return Markup("").join([*lines, *_relations(words, said, true)])
     if true is not None:
         notes = {span: "" if span in said.spans else "missed" for span in true.spans}
         lines.append(_line("true", words, true.spans, notes))
@@ -115,7 +119,7 @@ def in_words(words: Sequence[str], tags: Tags) -> str:
 
 def differing(true: Sequence[str], said: Sequence[str]) -> Markup:
     """What was said, with words that should not be there struck out and missing ones put in, in brackets."""
-    parts = []
+    parts = [] if said else [Markup("<i>nothing;</i>")]
     for what, a, b, c, d in SequenceMatcher(None, list(true), list(said), autojunk=False).get_opcodes():
         if what == "equal":
             parts.append(Markup("{}").format(" ".join(said[c:d])))
@@ -124,4 +128,4 @@ def differing(true: Sequence[str], said: Sequence[str]) -> Markup:
             parts.append(Markup("<del>{}</del>").format(" ".join(said[c:d])))
         if b > a:
             parts.append(Markup("<ins>[{}]</ins>").format(" ".join(true[a:b])))
-    return Markup(" ").join(parts) or Markup("(nothing)")
+    return Markup(" ").join(parts)
