@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .formulas import Array, Weigh
+from .formulas import Array, Parts, mean_over
 
 MOST = 100
 """Boxes of a class that count in a picture, the likeliest first."""
@@ -117,42 +117,39 @@ def _of_class(y: Array, p: Array, c: int, thresholds: Array) -> _Class:
     return _Class(np.concatenate(pictures)[order], np.concatenate(found, 1)[:, order], boxes)
 
 
-def average_precision(thresholds: Sequence[float]) -> Callable[[Array, Array], Weigh]:
-    """The mean over classes, and over these IoU, of precision averaged over recalls of 0, .01, ..., 1.
+def by_class(thresholds: Sequence[float]) -> Callable[[Array, Array], Parts]:
+    """The mean over these IoU of each class's precision, averaged over recalls of 0, .01, ..., 1.
 
     The precision at a recall is the best at that recall or any higher one; 0 where it is not reached. A class without a
-    box among the pictures does not count; a box that is predicted in a picture known to have none is wrong. IoU does
+    box among the pictures has none; a box that is predicted in a picture known to have none is wrong. IoU does
     not depend on units, so pictures may have been stretched.
 
     Returns:
-        (y, p) -> function of weights; y and p (pictures,) arrays of `Boxes`.
+        (y, p) -> its parts; y and p (pictures,) arrays of `Boxes`.
 
     Reference:
         Lin et al.: Microsoft COCO: common objects in context, 2014 (its evaluation over all sizes, 100 boxes at most).
     """
     limits = np.asarray(thresholds, float)
 
-    def function(y: Array, p: Array) -> Weigh:
+    def parts(y: Array, p: Array) -> Parts:
         there = sorted({int(c) for boxes in y for c in boxes.classes})
         classes = [_of_class(y, p, c, limits) for c in there]
         most = max((len(c.pictures) for c in classes), default=0)
         size = max(1, _CELLS // max(most, 1))
 
         def weigh(W: Array) -> Array:
-            if not classes:
-                return np.full(len(W), np.nan)
-            parts = [np.stack([c.weigh(W[i : i + size]) for c in classes]) for i in range(0, len(W), size)]
-            values = np.concatenate(parts, 1)
-            known = ~np.isnan(values)
-            n = known.sum(0)
-            return np.divide(np.where(known, values, 0).sum(0), n, out=np.full(len(W), np.nan), where=n > 0)
+            some = [np.stack([c.weigh(W[i : i + size]) for c in classes]) for i in range(0, len(W), size)]
+            return np.concatenate(some, 1)
 
-        return weigh
+        counts = np.array([c.boxes.sum() for c in classes], dtype=int)
+        return Parts(there, weigh, np.full(len(there), counts.sum()), counts)
 
-    return function
+    return parts
 
 
-at_50 = average_precision((0.5,))
-"""Average precision where an IoU of .50 is enough."""
-at_50_95 = average_precision(STRICTER)
+by_class_50, by_class_50_95 = by_class((0.5,)), by_class(STRICTER)
+at_50 = mean_over(by_class_50)
+"""Average precision where an IoU of .50 is enough, the mean over classes."""
+at_50_95 = mean_over(by_class_50_95)
 """Average precision as COCO has it, averaged over IoU of .50, .55, ..., .95."""

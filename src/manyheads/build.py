@@ -101,15 +101,11 @@ def _with_every_class(
     answer = {name: part.copy() for name, part in parts.items()}
     for name, tasks in labels.items():
         for task in tasks:
-            if not hasattr(task, "classes") or task.where is not None:
+            if task.where is not None:
                 continue
-            column = tables[name][task.targets[0]]
-            learnt = set(column[answer[name] == "train"].dropna().unique())
-            rest = column[answer[name] != "train"].dropna()
-            values, known = column.to_numpy(), column.notna().to_numpy()
-            for value in rest.unique():
-                if value not in learnt:
-                    answer[name][np.flatnonzero(known & (values == value))[0]] = "train"
+            for rows in task.classes_in(tables[name]).values():
+                if not (answer[name][rows] == "train").any():
+                    answer[name][rows[0]] = "train"
     return answer
 
 

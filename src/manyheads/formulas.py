@@ -7,8 +7,8 @@ weights (draws, rows) to the values (draws,), NaN where a draw leaves the metric
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Weigh = Callable[[Array], Array]
 """Weights (draws, rows) -> values (draws,); NaN where a draw leaves the metric undefined."""
+
+
+class Parts(NamedTuple):
+    """A metric part by part: by label, by class, by type of span."""
+
+    keys: Sequence[Any]
+    """The number of a label or class, or a name."""
+    weigh: Weigh
+    """Weights (draws, rows) -> values (parts, draws); NaN where a part has none."""
+    labels: Array
+    """(parts,) the labels that each part rests on."""
+    counts: Array
+    """(parts,) how many of these are of the part itself."""
 
 
 FOREIGN = {
@@ -82,22 +95,37 @@ def _nowhere(W: Array) -> Array:
     return np.full(len(W), np.nan)
 
 
-def each(function: Callable[[Array, Array], Weigh]) -> Callable[[Array, Array, Array], Weigh]:
-    """The mean of a metric of one label, on that label's known rows, over the labels where it is defined."""
+def mean_over(parts: Callable[..., Parts]) -> Callable[..., Weigh]:
+    """The mean over the parts that are defined."""
 
-    def matrix(y: Array, p: Array, known: Array) -> Weigh:
-        parts = [
-            (None if rows.all() else rows, function(y[rows, label], p[rows, label]))
-            for label, rows in enumerate(known.T)
-            if rows.any()
+    def function(*given: Array) -> Weigh:
+        own = parts(*given)
+        return lambda W: _mean_of_defined(own.weigh(W)) if len(own.keys) else _nowhere(W)
+
+    return function
+
+
+def by_label(function: Callable[[Array, Array], Weigh]) -> Callable[[Array, Array, Array], Parts]:
+    """A metric of one label, for each label on its known rows."""
+
+    def parts(y: Array, p: Array, known: Array) -> Parts:
+        there = np.flatnonzero(known.any(0))
+        found = [
+            (None if known[:, label].all() else known[:, label], function(*(v[known[:, label], label] for v in (y, p))))
+            for label in there
         ]
 
         def weigh(W: Array) -> Array:
-            return _mean_of_defined(np.stack([f(W if rows is None else W[:, rows]) for rows, f in parts]))
+            return np.stack([f(W if rows is None else W[:, rows]) for rows, f in found])
 
-        return weigh
+        return Parts(there.tolist(), weigh, known.sum(0)[there], ((y == 1) & known).sum(0)[there])
 
-    return matrix
+    return parts
+
+
+def each(function: Callable[[Array, Array], Weigh]) -> Callable[..., Weigh]:
+    """The mean of a metric of one label, on that label's known rows, over the labels where it is defined."""
+    return mean_over(by_label(function))
 
 
 # ---- numbers
@@ -228,10 +256,15 @@ def auc(y: Array, p: Array, group: Array | None = None) -> Weigh:
     return weigh
 
 
-def auc_ovr(y: Array, p: Array) -> Weigh:
-    """The mean over classes of the ROC AUC of each against the rest."""
-    parts = [auc(y == c, p[:, c]) for c in range(p.shape[1])]
-    return lambda W: _mean_of_defined(np.stack([part(W) for part in parts]))
+def auc_by_class(y: Array, p: Array) -> Parts:
+    """The ROC AUC of each class against the rest."""
+    classes = range(p.shape[1])
+    found = [auc(y == c, p[:, c]) for c in classes]
+    return Parts(classes, lambda W: np.stack([f(W) for f in found]), *_numbers(y, classes))
+
+
+auc_ovr = mean_over(auc_by_class)
+"""The mean over classes of the ROC AUC of each against the rest."""
 
 
 def average_precision(y: Array, p: Array) -> Weigh:
@@ -271,6 +304,15 @@ def _by_class(codes: Array, n_classes: int) -> Weigh:
     return sums
 
 
+def _numbers(y: Array, classes: Sequence[Any]) -> tuple[Array, Array]:
+    """The rows that each class rests on, and those that are of it."""
+    return np.full(len(classes), len(y)), np.array([(y == c).sum() for c in classes])
+
+
+def _classes(y: Array, p: Array) -> list[Any]:
+    return np.unique(np.concatenate([y, p])).tolist()
+
+
 def _tables(y: Array, p: Array) -> Callable[[Array], tuple[Array, Array, Array]]:
     """Weights -> the weight that is right, labelled and predicted, per class: each (draws, C)."""
     classes, codes = np.unique(np.concatenate([y, p]), return_inverse=True)
@@ -280,15 +322,19 @@ def _tables(y: Array, p: Array) -> Callable[[Array], tuple[Array, Array, Array]]
     return lambda W: (of_right(W[:, right]), of_label(W), of_prediction(W))
 
 
-def balanced_accuracy(y: Array, p: Array) -> Weigh:
-    """The mean of the classes' recalls."""
-    tables = _tables(y, p)
+def recall_by_class(y: Array, p: Array) -> Parts:
+    """The share of each class's rows that are found."""
+    tables, classes = _tables(y, p), _classes(y, p)
 
     def weigh(W: Array) -> Array:
         right, labelled, _ = tables(W)
-        return _mean_of_defined(_ratio(right, labelled).T)
+        return _ratio(right, labelled).T
 
-    return weigh
+    return Parts(classes, weigh, *_numbers(y, classes))
+
+
+balanced_accuracy = mean_over(recall_by_class)
+"""The mean of the classes' recalls."""
 
 
 def f1(y: Array, p: Array) -> Weigh:
@@ -310,15 +356,19 @@ def recall(y: Array, p: Array) -> Weigh:
     return precision(p, y)
 
 
-def f1_macro(y: Array, p: Array) -> Weigh:
-    """The mean of the classes' F1."""
-    tables = _tables(y, p)
+def f1_by_class(y: Array, p: Array) -> Parts:
+    """Each class's F1."""
+    tables, classes = _tables(y, p), _classes(y, p)
 
     def weigh(W: Array) -> Array:
         right, labelled, predicted = tables(W)
-        return _mean_of_defined(_ratio(2 * right, labelled + predicted).T)
+        return _ratio(2 * right, labelled + predicted).T
 
-    return weigh
+    return Parts(classes, weigh, *_numbers(y, classes))
+
+
+f1_macro = mean_over(f1_by_class)
+"""The mean of the classes' F1."""
 
 
 def f1_weighted(y: Array, p: Array) -> Weigh:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .formulas import Array, Weigh
+from .formulas import Array, Parts, Weigh, mean_over
 
 IGNORED = 255
 """The class of a pixel whose label is missing."""
@@ -38,10 +38,10 @@ def counts(y: Array, p: Array) -> tuple[Array, Array, Array]:
     return found[0], found[1], found[2]
 
 
-def mean_iou(y: Array, p: Array) -> Weigh:
-    """The mean over classes of (pixels in common) / (pixels in either), both summed over all rows.
+def iou_by_class(y: Array, p: Array) -> Parts:
+    """(Pixels in common) / (pixels in either) of each class, both summed over all rows.
 
-    A class that no pixel has, neither by its label nor by its prediction, does not count.
+    A class that no pixel has, neither by its label nor by its prediction, has none.
 
     Reference:
         Everingham et al.: The PASCAL visual object classes challenge: a retrospective, 2015.
@@ -51,12 +51,16 @@ def mean_iou(y: Array, p: Array) -> Weigh:
 
     def weigh(W: Array) -> Array:
         union = W @ either
-        there = union > 0
-        ratio = np.divide(W @ common, union, out=np.zeros_like(union), where=there)
-        n = there.sum(1)
-        return np.divide(ratio.sum(1), n, out=np.full(len(W), np.nan), where=n > 0)
+        return np.divide(W @ common, union, out=np.full_like(union, np.nan), where=union > 0).T
 
-    return weigh
+    classes = np.flatnonzero(either.any(0))
+    pixels = true.sum(0)
+    labels = np.full(len(classes), pixels.sum())
+    return Parts(classes.tolist(), lambda W: weigh(W)[classes], labels, pixels[classes])
+
+
+mean_iou = mean_over(iou_by_class)
+"""The mean over classes."""
 
 
 def pixel_accuracy(y: Array, p: Array) -> Weigh:

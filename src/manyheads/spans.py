@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .formulas import Array, Weigh
+from .formulas import Array, Parts, Weigh
 
 _LETTERS = {"U": "B", "S": "B", "L": "I", "E": "I", "B": "B", "I": "I"}
 Span = tuple[int, int, str]
@@ -93,13 +93,35 @@ def _f1(things: Callable[[Any], set[Any]]) -> Callable[[Array, Array], Weigh]:
     return function
 
 
+def _f1_by_type(things: Callable[[Any], set[Any]]) -> Callable[[Array, Array], Parts]:
+    """The same of each type, which stands last in what is found."""
+
+    def parts(y: Array, p: Array) -> Parts:
+        pairs = [(things(a), things(b)) for a, b in zip(y, p, strict=True)]
+        types = sorted({one[-1] for pair in pairs for some in pair for one in some})
+        place = {kind: i for i, kind in enumerate(types)}
+        both, said, found = (np.zeros((len(pairs), len(types))) for _ in range(3))
+        for row, (a, b) in enumerate(pairs):
+            for counts, some in ((both, a & b), (said, a), (found, b)):
+                for one in some:
+                    counts[row, place[one[-1]]] += 1
+        n = said.sum(0).astype(int)
+        return Parts(types, lambda W: _ratio(2 * (W @ both), W @ (said + found)).T, np.full(len(types), n.sum()), n)
+
+    return parts
+
+
 def _ratio(a: Array, b: Array) -> Array:
     return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
 
 
-entity_f1 = _f1(lambda row: set(spans(tags_of(row))))
+def _spans(row: Any) -> set[Any]:
+    return set(spans(tags_of(row)))
+
+
+entity_f1, entity_f1_by_type = _f1(_spans), _f1_by_type(_spans)
 """A span counts where both its ends and its type are right."""
-relation_f1 = _f1(triples)
+relation_f1, relation_f1_by_type = _f1(triples), _f1_by_type(triples)
 """A relation counts where both spans, both their types and its own type are right (Eberts, Ulges: SpERT, 2020)."""
 
 
@@ -109,3 +131,17 @@ def token_accuracy(y: Array, p: Array) -> Weigh:
     right = np.array([sum(s == t for s, t in zip(a, b, strict=False)) for a, b in rows], float)
     total = np.array([len(a) for a, _ in rows], float)
     return lambda W: _ratio(W @ right, W @ total)
+
+
+def accuracy_by_tag(y: Array, p: Array) -> Parts:
+    """The share of each tag's tokens that are found."""
+    rows = [(list(tags_of(a)), list(tags_of(b))) for a, b in zip(y, p, strict=True)]
+    tags = sorted({tag for a, _ in rows for tag in a})
+    place = {tag: i for i, tag in enumerate(tags)}
+    right, total = (np.zeros((len(rows), len(tags))) for _ in range(2))
+    for row, (a, b) in enumerate(rows):
+        for i, tag in enumerate(a):
+            total[row, place[tag]] += 1
+            right[row, place[tag]] += i < len(b) and b[i] == tag
+    n = total.sum(0).astype(int)
+    return Parts(tags, lambda W: _ratio(W @ right, W @ total).T, np.full(len(tags), n.sum()), n)

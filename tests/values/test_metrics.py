@@ -10,6 +10,7 @@ import sklearn.metrics as sk
 
 from manyheads.formulas import FOREIGN
 from manyheads.metrics import METRICS, Measured, Metric, Predicted, bootstrap, constant_prediction, find, redraws
+from manyheads.ragged import objects
 
 PLAIN = [
     m.name
@@ -468,3 +469,62 @@ def test_doctest():
     import manyheads.metrics
 
     assert doctest.testmod(manyheads.metrics).failed == 0
+
+
+class TestParts:
+    """A metric by label or class: each value is the metric's own on that part alone, and macros are their means."""
+
+    @pytest.mark.parametrize("name", ["roc_auc", "average_precision", "log_loss", "brier_score", "f1_macro"])
+    def test_labels(self, name, rng):
+        y, p = _labels(rng)
+        known = rng.uniform(size=y.shape) < 0.7
+        known[:, 1] = False
+        y[:, 3] = 0
+        names = ("a", "b", "c", "d", "e")
+        parts = find(name).by_part(y, p, names, known)
+        assert [part.name for part in parts] == ["a", "c", "d", "e"]
+        single = find("f1" if name == "f1_macro" else name)
+        for part in parts:
+            i, rows = names.index(part.name), known[:, names.index(part.name)]
+            alone = single(y[rows, i], Predicted(p.value[rows, i], p.proba[rows, i])).value
+            assert part.value == (None if alone is None else pytest.approx(alone))
+            assert (part.labels, part.cases) == (rows.sum(), y[rows, i].sum())
+        values = [part.value for part in parts if part.value is not None]
+        assert find(name)(y, p, known=known).value == pytest.approx(np.mean(values))
+
+    @pytest.mark.parametrize(("name", "oracle"), [
+        ("balanced_accuracy", lambda y, p, c: sk.recall_score(y == c, p.value == c)),
+        ("f1_macro", lambda y, p, c: sk.f1_score(y == c, p.value == c)),
+        ("roc_auc_ovr", lambda y, p, c: sk.roc_auc_score(y == c, p.proba[:, c])),
+    ])  # fmt: skip
+    def test_classes(self, name, oracle, rng):
+        y, p = _classes(rng)
+        parts = find(name).by_part(y, p, ("north", "east", "south", "west"))
+        assert [part.name for part in parts] == ["north", "east", "south", "west"]
+        for c, part in enumerate(parts):
+            assert part.value == pytest.approx(oracle(y, p, c))
+            assert (part.labels, part.cases) == (80, (y == c).sum())
+        assert find(name)(y, p).value == pytest.approx(np.mean([part.value for part in parts]))
+
+    def test_spans_by_type_and_tokens_by_tag(self):
+        y = objects([["B-PER", "I-PER", "O", "B-LOC"], ["B-LOC", "O"], ["O"]])
+        p = Predicted(objects([["B-PER", "I-PER", "O", "O"], ["B-LOC", "B-LOC"], ["B-ORG"]]))
+        parts = {part.name: part for part in find("entity_f1").by_part(y, p)}
+        assert {k: v.value for k, v in parts.items()} == {"LOC": 0.5, "ORG": 0.0, "PER": 1.0}
+        assert [(v.labels, v.cases) for v in parts.values()] == [(3, 2), (3, 0), (3, 1)]
+        tags = {part.name: part.value for part in find("token_accuracy").by_part(y, p)}
+        assert tags == {"B-LOC": 0.5, "B-PER": 1.0, "I-PER": 1.0, "O": pytest.approx(1 / 3)}
+
+    def test_masks_by_class(self):
+        y = objects([np.array([[0, 0, 1], [1, 255, 3]], np.uint8)])
+        p = Predicted(objects([np.array([[0, 1, 1], [1, 2, 1]], np.uint8)]))
+        parts = find("mean_iou").by_part(y, p, ("sky", "road", "car", "tree"))
+        assert [(part.name, part.value, part.cases) for part in parts] == [
+            ("sky", 0.5, 2), ("road", 0.5, 2), ("tree", 0.0, 1),
+        ]  # fmt: skip
+        assert find("mean_iou")(y, p).value == pytest.approx(1 / 3)
+
+    def test_what_has_no_parts(self, rng):
+        assert find("r2").by_part(*_numbers(rng)[:1], Predicted(_numbers(rng)[1])) == []
+        assert find("roc_auc").by_part(*_binary(rng)) == []
+        assert find("entity_f1").by_part(objects([]), Predicted(objects([]))) == []

@@ -15,12 +15,12 @@ from ..catalog import hint
 from ..formulas import FOREIGN
 from .classes import CLASSES, within
 from .constants import constant_prediction
-from .contract import Measured, Metric, Predicted
+from .contract import Measured, Metric, Part, Predicted
 from .draws import bootstrap, redraws
 from .numbers import NUMBERS
 from .objects import OBJECTS
 
-__all__ = ["METRICS", "Measured", "Metric", "Predicted", "bootstrap", "constant_prediction", "find", "redraws"]
+__all__ = ["METRICS", "Measured", "Metric", "Part", "Predicted", "bootstrap", "constant_prediction", "find", "redraws"]
 
 METRICS: dict[str, Metric] = {m.name: m for m in (*NUMBERS, *CLASSES, *OBJECTS)}
 """Name -> metric."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..formulas import Array, Weigh
+from ..formulas import Array, Parts, Weigh
 
 TOO_LARGE = "An error is too large for a floating-point number."
 VARIED = "At least two different labels are needed."
@@ -33,6 +33,17 @@ class Measured(NamedTuple):
 
     value: float | None
     why: str | None = None
+
+
+class Part(NamedTuple):
+    """A metric's value on one of its parts: a label, a class, a type of span."""
+
+    name: str
+    value: float | None
+    labels: int
+    """Labels that the value rests on."""
+    cases: int
+    """How many of these are of this part; cases / labels is its prevalence."""
 
 
 class Prepared(NamedTuple):
@@ -68,6 +79,12 @@ class Metric:
     """The column whose groups it needs."""
     dimensions: tuple[int, ...] = (1,)
     """How many dimensions `proba` may have when there is one label a row."""
+    parts: Callable[[Array, Array], Parts] | None = None
+    """(y, prediction) of one label a row -> the metric by class or type, where it can be told apart."""
+    matrix_parts: Callable[[Array, Array, Array], Parts] | None = None
+    """(y, prediction, known), each (n, L) -> the metric by label."""
+    of_part: str = ""
+    """What a part's value is called, where that is not the metric's name."""
 
     def __reduce__(self) -> tuple[Callable[[str], Metric], tuple[str]]:
         from . import find
@@ -131,10 +148,53 @@ class Metric:
             return a is not None and b is None
         return a > b if self.greater_is_better else a < b
 
+    def by_part(
+        self, y_true: ArrayLike, prediction: Predicted, names: Sequence[str] = (), known: ArrayLike | None = None
+    ) -> list[Part]:
+        """The metric part by part, on the known labels; nothing where it has no parts.
+
+        Args:
+            y_true, prediction, known: as in `__call__`.
+            names: of labels or classes by their numbers; parts that have names already keep them.
+        """
+        with np.errstate(all="ignore"):
+            y, p, counts, _, why = self._known(y_true, prediction, known)
+            parts = self.matrix_parts if y.ndim == 2 else self.parts
+            if parts is None or why is not None:
+                return []
+            found = parts(y, p, counts) if y.ndim == 2 else parts(y, p)  # type: ignore[call-arg]
+            values = found.weigh(np.ones((1, len(y))))[:, 0] if len(found.keys) else np.empty(0)
+        return [
+            Part(
+                names[key] if isinstance(key, int) and key < len(names) else str(key),
+                float(value) if math.isfinite(value) else None,
+                int(n),
+                int(count),
+            )
+            for key, value, n, count in zip(found.keys, values, found.labels, found.counts, strict=True)
+        ]
+
     def prepared(
         self, y_true: ArrayLike, prediction: Predicted, groups: ArrayLike | None, known: ArrayLike | None
     ) -> Prepared:
         """The function of the weights that is left once labels and predictions are known; see `__call__`."""
+        y, p, counts, rows, why = self._known(y_true, prediction, known)
+        if why is not None:
+            return Prepared(None, rows, why)
+        if y.ndim == 2:
+            assert self.matrix is not None
+            return Prepared(self.matrix(y, p, counts), rows, None)
+        assert self.function is not None
+        if self.column is None:
+            return Prepared(self.function(y, p), rows, None)
+        if groups is None:
+            raise ValueError(f"Metric `{self.name}` needs the column `{self.column}`. Found no `groups`.")
+        return Prepared(self.function(y, p, codes(groups, len(rows))[rows]), rows, None)
+
+    def _known(
+        self, y_true: ArrayLike, prediction: Predicted, known: ArrayLike | None
+    ) -> tuple[Array, Array, Array, Array, str | None]:
+        """(labels, prediction, which count) of the rows with a label, those rows, and why there is no value."""
         y = np.asarray(y_true)
         given = prediction.value if self.needs == "value" else prediction.proba
         if given is None:
@@ -146,21 +206,14 @@ class Metric:
             raise ValueError(f"`known` should have the labels' shape {y.shape}. Found {counts.shape}.")
         rows: Array = counts if y.ndim == 1 else np.any(counts, axis=1)
         y, p, counts = y[rows], p[rows], counts[rows]
+        why = None
         if not len(y):
-            return Prepared(None, rows, "No label is known.")
-        if y.dtype.kind == "f" and not np.isfinite(y[counts]).all():
+            why = "No label is known."
+        elif y.dtype.kind == "f" and not np.isfinite(y[counts]).all():
             raise ValueError("Labels that count should be finite. Found NaN or infinity: leave them out by `known`.")
-        if p.dtype.kind == "f" and not np.isfinite(p[counts] if p.shape == counts.shape else p).all():
-            return Prepared(None, rows, "A prediction is not a finite number.")
-        if y.ndim == 2:
-            assert self.matrix is not None
-            return Prepared(self.matrix(y, p, counts), rows, None)
-        assert self.function is not None
-        if self.column is None:
-            return Prepared(self.function(y, p), rows, None)
-        if groups is None:
-            raise ValueError(f"Metric `{self.name}` needs the column `{self.column}`. Found no `groups`.")
-        return Prepared(self.function(y, p, codes(groups, len(rows))[rows]), rows, None)
+        elif p.dtype.kind == "f" and not np.isfinite(p[counts] if p.shape == counts.shape else p).all():
+            why = "A prediction is not a finite number."
+        return y, p, counts, rows, why
 
     def _check_shapes(self, y: Array, p: Array) -> None:
         if y.ndim not in (1, 2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
 
@@ -203,6 +203,20 @@ class Task(ABC):
         several = known.numpy() if known.dim() > 1 else None
         return metrics.constant_prediction(metric, self.truth(target), len(rows), known=several)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its classes or labels, by the numbers that metrics have for them."""
+        return ()
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        """Class -> the rows that have it, where a class that no training row has cannot be encoded later; most types
+        have none.
+
+        Raises:
+            DataError: a label that cannot be read.
+        """
+        return {}
+
     def decode(self, values: np.ndarray) -> np.ndarray:
         """From the space that metrics compare back to what the user's table holds."""
         return values
@@ -386,6 +400,15 @@ def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.n
             f"never seen in training. Known labels: {shown}."
         )
     return indices
+
+
+def rows_with(found: Iterable[tuple[int, Iterable[Hashable]]]) -> dict[Hashable, np.ndarray]:
+    """(row, classes) pairs -> class -> its rows."""
+    answer: dict[Hashable, list[int]] = {}
+    for row, classes in found:
+        for one in dict.fromkeys(classes):
+            answer.setdefault(one, []).append(row)
+    return {one: np.array(rows) for one, rows in answer.items()}
 
 
 def plain(value: Any) -> Any:

@@ -95,6 +95,16 @@ class _Classes(Task):
     def label_weight(self, target: Tensor) -> Tensor | None:
         return torch.tensor(self.weights)[target.long()] if self.weights else None
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(map(str, self.classes))
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        import pandas as pd
+
+        codes, found = pd.factorize(column(labels, self))
+        return {value: np.flatnonzero(codes == i) for i, value in enumerate(found)}
+
     def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Any) -> Predicted | None:
         return metrics.constant_prediction(metric, self.truth(target), len(rows), len(self.classes))
 
@@ -362,6 +372,10 @@ class Multilabel(Task):
         """The labels that hold."""
         rows = [[c for c, holds in zip(self.targets, row, strict=True) if holds] for row in np.asarray(values.value)]
         return [results.Text(text=", ".join(row) or f"none of {len(self.targets)}") for row in rows]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.targets
 
     def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Any) -> Predicted | None:
         return _constants.labels(metric, self.truth(target), known.numpy(), len(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,7 @@ from ..masks import IGNORED
 from ..metrics import Metric, Predicted
 from ..pictures import Canvas, indices, opened, png
 from ..ragged import objects
-from . import Task, _constants, column
+from . import Task, _constants, column, rows_with
 from ._heads import MaskHead, resized
 from ._pictures import canvas, of_picture
 from .classification import weights_of
@@ -266,6 +266,15 @@ class Segmentation(Task):
 
     def truth(self, target: Tensor) -> np.ndarray:
         return objects(list(target.cpu().numpy()))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.names
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        if self.names or self.values:
+            return {}
+        return rows_with((row, set(np.unique(mask).tolist()) - {*self.ignored}) for row, mask in self._masks(labels))
 
     def constant(self, metric: Metric, target: Tensor, known: Tensor, rows: Tensor) -> Predicted | None:
         return Predicted(objects([_constants.mask(target, len(self.names))] * len(rows)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,7 @@ from ..metrics import Metric, Predicted
 from ..overlap import giou, kept
 from ..pictures import Canvas, opened
 from ..ragged import Ragged, Rows, objects
-from . import Task, _constants, column, plain
+from . import Task, _constants, column, plain, rows_with
 from ._heads import BoxHead
 from ._pictures import canvas, of_picture
 
@@ -193,7 +193,7 @@ class Detection(Task):
                     raise self._wrong(
                         row,
                         f"boxes with x0 < x1 and y0 < y1 within the picture of {width} x {height} pixels",
-                        f"{_short(box)}, box {i} of the row (counted from 0)",
+                        f"{str(box)[:60]}, box {i} of the row (counted from 0)",
                     )
                 clipped += bool((inside != corners[i]).any())
                 corners[i] = inside
@@ -211,7 +211,7 @@ class Detection(Task):
                 return numbers, name
         raise self._wrong(
             row, "boxes of four numbers and a class, [x0, y0, x1, y1, class]",
-            f"{_short(box)}, box {i} of the row (counted from 0)",
+            f"{str(box)[:60]}, box {i} of the row (counted from 0)",
         )  # fmt: skip
 
     def _wrong(self, row: int, expected: str, found: str) -> DataError:
@@ -369,6 +369,13 @@ class Detection(Task):
         rows = [row.double().numpy() for row in target]
         return objects([Boxes(row[:, :4] * unit, row[:, 4].astype(np.int64)) for row in rows])
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(map(str, self.names))
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        return {} if self.names else rows_with((row, names) for row, _, names, _ in self._read(labels))
+
     def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
         unit = np.array([self.canvas.size[1], self.canvas.size[0]] * 2, float)
         return Predicted(objects([_constants.boxes(target, unit, len(self.names))] * len(rows)))
@@ -439,7 +446,3 @@ def _listed(cell: Any) -> Any:
 
 def _listed_box(box: Any) -> Any:
     return box.tolist() if isinstance(box, np.ndarray) else box
-
-
-def _short(box: Any) -> str:
-    return str(box)[:60]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
 from ..ragged import Ragged, Rows, objects
 from ..spans import Span, spans
-from . import Task, _constants
+from . import Task, _constants, rows_with
 from .text import _Tagged, cells, inventory, numbered, sequence, shares, token_errors
 
 if TYPE_CHECKING:
@@ -324,6 +324,11 @@ class Relation(_Tagged):
                 for tags, links in map(_apart, target)
             ]
         )
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        tags, relations = self._read(labels)
+        types = {} if self.types else rows_with((i, {(t[2],) for t in row or ()}) for i, row in enumerate(relations))
+        return (self._tags_in(tags) if not self.tags else {}) | types
 
     def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
         tag = _constants.tag(target.values[target.values[:, 1] < 0, 0], self.tags)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
 from ..ragged import Ragged, Rows, objects
 from ..spans import bio, spans
-from . import Task, _constants
+from . import Task, _constants, rows_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,6 +216,12 @@ class _Tagged(Task):
     def blanked(self, output: Tensor, known: Tensor) -> Tensor:
         return output  # `errors` reads the tokens of labelled rows alone
 
+    def _tags_in(self, rows: Sequence[list[str] | None]) -> dict[Hashable, np.ndarray]:
+        """Type of span, or tag -> the rows that have it."""
+        if self.scheme == "none":
+            return rows_with((i, row or ()) for i, row in enumerate(rows))
+        return rows_with((i, [t[2:] for t in row or () if t != "O"]) for i, row in enumerate(rows))
+
     def decoded(self, output: Tensor) -> list[np.ndarray]:
         """The tags of each row, as numbers."""
         scores = output[..., 1 : 1 + len(self.tags)]
@@ -308,6 +314,9 @@ class Tagging(_Tagged):
 
     def truth(self, target: Ragged) -> np.ndarray:
         return objects([self.names(row.tolist()) for row in target])
+
+    def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
+        return {} if self.tags else self._tags_in(cells(self._column(labels), self, self.scheme))
 
     def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
         tag = _constants.tag(target.values, self.tags)
