@@ -14,7 +14,7 @@ from .metrics import Metric, Predicted, redraws
 ALPHA = 0.05
 SMALL = 0.05
 """Below this size of the baseline's mean a relative change means little, and delta is an absolute one."""
-ABSOLUTE = frozenset({"r2"})
+ABSOLUTE = frozenset({"r2", "r2_log1p"})
 """Metrics whose delta is always absolute."""
 MOST_REPEATS = 1000
 """Where `repeats_needed` stops looking."""

@@ -124,6 +124,7 @@ class TestDelta:
 
     def test_when_it_is_absolute(self):
         assert is_absolute([0.9, 0.8], "r2")
+        assert is_absolute([0.9, 0.8], "r2_log1p")
         assert not is_absolute([0.9, 0.8], "accuracy")
         assert is_absolute([0.04, 0.05], "average_precision")
         assert not is_absolute([0.01, 0.2], "average_precision")  # decided once, by the mean
