@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "manyheads"
 FLOORS = (
     "_version faults files stopping yaml12 catalog graph layers heads gramian jacobian solvers blocks copies ragged "
     "formulas spans masks boxes overlap sound spoken metrics results statistics verdicts scoretable ranges "
-    "subsets grouping recommend",
+    "subsets grouping recommend plans",
     "pictures exhibits tasks encoders balance penalties",
     "data sharing augment",
     "model spec",

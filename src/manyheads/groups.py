@@ -19,7 +19,8 @@ from .faults import ConfigError
 from .members import Members
 from .ofgroup import labelled_rows, of_group
 from .parallel import run_over
-from .recommend import BRANCHED, Groups, agreement, chosen, recommendation
+from .plans import Model, Plan, checked, plans_of, stages_of
+from .recommend import BRANCHED, agreement, chosen, recommendation
 from .results import Grouping, GroupingStudy, Method
 from .spec import Part, RunSpec
 from .statistics import Change, from_draws, paired_draws
@@ -32,40 +33,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """A method: its groups, and whether they are branches."""
-
-    name: str
-    groups: Groups
-    branched: bool = False
-
-    def models(self) -> list[_Key]:
-        """The models that it needs."""
-        if self.branched:
-            return [_Key(tuple(dict.fromkeys(t for g in self.groups for t in g)), self.groups)]
-        return [_Key(g) for g in self.groups]
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A model: its tasks, and the branches that it divides them into."""
-
-    tasks: tuple[str, ...]
-    branches: Groups = ()
-
-
 @dataclass
 class _Repeat:
     """One split, its models, and what they are worth on its parts."""
 
     prepared: Prepared
     seed: int
-    runs: dict[_Key, Training | Members] = field(default_factory=dict)
-    tuned: dict[_Key, dict[str, Task]] = field(default_factory=dict)
-    valid: dict[_Key, dict[str, float | None]] = field(default_factory=dict)
-    found: dict[_Key, dict[str, Result]] = field(default_factory=dict)
+    runs: dict[Model, Training | Members] = field(default_factory=dict)
+    tuned: dict[Model, dict[str, Task]] = field(default_factory=dict)
+    valid: dict[Model, dict[str, float | None]] = field(default_factory=dict)
+    found: dict[Model, dict[str, Result]] = field(default_factory=dict)
     """Outputs on the test rows, once the choice is made."""
 
 
@@ -116,44 +93,12 @@ def validate(
         2020. The standard-error rule: Classification and Regression Trees, Breiman, Friedman, Olshen, Stone, 1984; the
         factor of re-drawn splits: Inference for the Generalization Error, Nadeau, Bengio, 2003.
     """
-    names = [t.name for t in tasks]
-    given = {name: _given(name, one, names) for name, one in groupings.items()}
-    if len(names) < 2 or not given or repeats < 1:
-        raise ConfigError(
-            "Groups should be validated for two tasks or more, with a grouping and a repeat at least. Found "
-            f"{len(names)} tasks, {len(given)} groupings and {repeats} repeats."
-        )
     n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
-    fixed = parts is not None or spec.data.split.kind in ("column", "time")
-    rounds = _rounds(spec, tasks, tables, targets, parts, repeats, fixed)
-    plans = _plans(given, names, branches_from is not None)
-    seconds = _train(spec, rounds, plans, branches_from, n_jobs, progress)
-    for one in rounds:
-        _look(one)
-    return _judged(spec, rounds, plans, given, seconds, fixed)
-
-
-def _given(name: str, groups: Grouping | Sequence[Sequence[str]], names: Sequence[str]) -> Grouping:
-    """A grouping with its tasks checked; plain groups become one without predictions."""
-    if name in ("joint", "single") or name.endswith(BRANCHED):
-        raise ConfigError(f"A grouping should have a name of its own. Found `{name}`, which is a method's already.")
-    plain = groups.groups if isinstance(groups, Grouping) else tuple(tuple(g) for g in groups if g)
-    for group in plain:
-        for task in group:
-            if task not in names or group.count(task) > 1:
-                raise ConfigError(f"The groups of `{name}` should name tasks, each once. Found {', '.join(group)}.")
-    if missing := [t for t in names if not any(t in g for g in plain)]:
-        raise ConfigError(
-            f"The groups of `{name}` should have every task. Found none with {', '.join(missing)}; a task that shares "
-            "with nobody is a group of its own."
-        )
-    if isinstance(groups, Grouping):
-        return groups
-    serves = {t: next(i for i, g in enumerate(plain) if t in g) for t in names}
-    return Grouping(
-        groups=plain, serves=serves, gains=dict.fromkeys(names), total=None, exact=False, budget=len(plain),
-        cost=len(plain), overlap=sum(map(len, plain)) > len(names), note="Given, not searched for.",
-    )  # fmt: skip
+    study = Study(
+        spec, tasks, tables, groupings, targets=targets, parts=parts, repeats=repeats, branches_from=branches_from
+    )
+    study.train(n_jobs, progress)
+    return study.result()
 
 
 def _rounds(
@@ -177,64 +122,93 @@ def _rounds(
     return rounds
 
 
-def _plans(given: Mapping[str, Grouping], names: Sequence[str], branched: bool) -> list[_Plan]:
-    """All methods: joint, single, the groupings, and those with branches."""
-    ordered = {
-        name: tuple(tuple(t for t in names if t in group) for group in grouping.groups)
-        for name, grouping in given.items()
-    }
-    plans = [_Plan("joint", (tuple(names),)), _Plan("single", tuple((t,) for t in names))]
-    plans += [_Plan(name, groups) for name, groups in ordered.items()]
-    for name, grouping in given.items() if branched else ():
-        served = [tuple(t for t in names if grouping.serves[t] == g) for g in range(len(grouping.groups))]
-        plans.append(_Plan(name + BRANCHED, tuple(g for g in served if g), True))
-    return plans
+class Study:
+    """The runs that `validate` trains, and what becomes of them: many studies can be trained as one.
+
+    Args:
+        spec, tasks, tables, groupings, targets, parts, repeats, branches_from: as in `validate`.
+
+    Attributes:
+        models: per repeat and model, its run; `finish` is to be called when they have ended.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        tasks: Sequence[Task],
+        tables: Mapping[str, pd.DataFrame],
+        groupings: Mapping[str, Grouping | Sequence[Sequence[str]]],
+        *,
+        targets: Mapping[str, Sequence[str]] | None = None,
+        parts: Mapping[str, np.ndarray] | None = None,
+        repeats: int = 5,
+        branches_from: int | str | None = None,
+    ) -> None:
+        names = [t.name for t in tasks]
+        self.spec, self.given = spec, {name: checked(name, one, names) for name, one in groupings.items()}
+        if len(names) < 2 or not self.given or repeats < 1:
+            raise ConfigError(
+                "Groups should be validated for two tasks or more, with a grouping and a repeat at least. Found "
+                f"{len(names)} tasks, {len(self.given)} groupings and {repeats} repeats."
+            )
+        self.fixed = parts is not None or spec.data.split.kind in ("column", "time")
+        self.rounds = _rounds(spec, tasks, tables, targets, parts, repeats, self.fixed)
+        self.plans = plans_of(self.given, names, branches_from is not None)
+        self.stages = stages_of(self.plans)
+        for one in self.rounds:
+            joint = one.runs[Model(tuple(names))] = _made(spec, one, Model(tuple(names)), None, None)
+            size = _lead(joint).sampler.batch_size
+            for key in dict.fromkeys(key for plan in self.plans for key in plan.models()):
+                if key not in one.runs:
+                    one.runs[key] = _made(spec, one, key, size, branches_from)
+        self.seconds: dict[str, float] = {}
+
+    def runs(self, stage: str | None = None) -> list[Training]:
+        """All runs, members one by one; those of a stage alone (``joint model``, ``groups of tasks``) where asked."""
+        keys = [key for text, own in self.stages.items() if stage in (None, text) for key in own]
+        whole = [one.runs[key] for one in self.rounds for key in keys]
+        found = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
+        for run in found:
+            run.primary_only = True
+        return found
+
+    def train(self, n_jobs: int = 1, progress: Progress | None = None) -> None:
+        """Train every model of every repeat, once, and look at what they are worth on validation."""
+        took: dict[Model, float] = {}
+        for text, keys in self.stages.items():
+            started = time.perf_counter()
+            tell = None if progress is None else lambda done, n, text=text: progress(text, done, n)
+            run_over(self.runs(text), tell, n_jobs)
+            steps = {key: sum(_updates(one.runs[key]) for one in self.rounds) for key in keys}
+            each = (time.perf_counter() - started) / max(sum(steps.values()), 1) / len(self.rounds)
+            took |= {key: each * n for key, n in steps.items()}
+        self.seconds = {plan.name: sum(took[key] for key in plan.models()) for plan in self.plans}
+        self.finish()
+
+    def finish(self) -> None:
+        """Take the ended runs in: what every model is worth on the rows that it was stopped on."""
+        for one in self.rounds:
+            for run in one.runs.values():
+                if isinstance(run, Members):
+                    run.close()
+            _look(one)
+
+    def result(self, only: Sequence[str] | None = None) -> GroupingStudy:
+        """The choice, on validation, and then what the test parts say.
+
+        Args:
+            only: groupings that may be chosen; all by default. What the others are worth is not looked at.
+        """
+        given = {n: g for n, g in self.given.items() if only is None or n in only}
+        plans = [p for p in self.plans if p.name in ("joint", "single") or p.name.removesuffix(BRANCHED) in given]
+        return _judged(self.spec, self.rounds, plans, given, self.seconds, self.fixed)
 
 
 # ---- training
 
 
-def _train(
-    spec: RunSpec,
-    rounds: Sequence[_Repeat],
-    plans: Sequence[_Plan],
-    branches_from: int | str | None,
-    n_jobs: int,
-    progress: Progress | None,
-) -> dict[str, float]:
-    """Every model of every repeat, once; seconds per method and repeat."""
-    took: dict[_Key, float] = {}
-    joint = plans[0].models()[0]
-    for text, keys in _stages(plans).items():
-        started = time.perf_counter()
-        for one in rounds:
-            batch = None if joint not in one.runs else _lead(one.runs[joint]).sampler.batch_size
-            for key in keys:
-                one.runs[key] = _made(spec, one, key, batch, branches_from)
-        whole = [one.runs[key] for one in rounds for key in keys]
-        runs = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
-        for run in runs:
-            run.primary_only = True
-        run_over(runs, None if progress is None else lambda done, n, text=text: progress(text, done, n), n_jobs)  # type: ignore[misc]
-        for ended in whole:
-            if isinstance(ended, Members):
-                ended.close()
-        steps = {key: sum(_updates(one.runs[key]) for one in rounds) for key in keys}
-        each = (time.perf_counter() - started) / max(sum(steps.values()), 1) / len(rounds)
-        took |= {key: each * n for key, n in steps.items()}
-    return {plan.name: sum(took[key] for key in plan.models()) for plan in plans}
-
-
-def _stages(plans: Sequence[_Plan]) -> dict[str, list[_Key]]:
-    """What is trained in turn: the joint model, single-task models, groups."""
-    joint, single = (dict.fromkeys(plan.models()) for plan in plans[:2])
-    rest = dict.fromkeys(key for plan in plans[2:] for key in plan.models() if key not in joint | single)
-    found = {"joint model": [*joint], "single-task models": [*single], "groups of tasks": [*rest]}
-    return {text: keys for text, keys in found.items() if keys}
-
-
 def _made(
-    spec: RunSpec, one: _Repeat, key: _Key, batch_size: int | None, branches_from: int | str | None
+    spec: RunSpec, one: _Repeat, key: Model, batch_size: int | None, branches_from: int | str | None
 ) -> Training | Members:
     """A run of a model's tasks on the rows that label them."""
     data, whole = one.prepared, len(key.tasks) == len(one.prepared.tasks)
@@ -281,7 +255,7 @@ def _look(one: _Repeat) -> None:
         one.valid[key] = _measured(one.tuned[key], held)
 
 
-def _read(one: _Repeat) -> dict[_Key, dict[str, float | None]]:
+def _read(one: _Repeat) -> dict[Model, dict[str, float | None]]:
     """The test part, once."""
     test = one.prepared.tasksets["test"]
     values = {}
@@ -295,13 +269,13 @@ def _measured(tasks: Mapping[str, Task], found: Mapping[str, Result]) -> dict[st
     return {n: measure(t, found[n], t.metrics[:1])[0].value if n in found else None for n, t in tasks.items()}
 
 
-def _serving(one: _Repeat, plan: _Plan, directions: Mapping[str, Direction]) -> dict[str, int]:
+def _serving(one: _Repeat, plan: Plan, directions: Mapping[str, Direction]) -> dict[str, int]:
     """Task -> the number of the group that serves it: the best on validation, the first of equals."""
     if plan.branched:
         return {t: i for i, g in enumerate(plan.groups) for t in g}
     chosen = {}
     for task, direction in directions.items():
-        scores = {i: one.valid[_Key(g)].get(task) for i, g in enumerate(plan.groups) if task in g}
+        scores = {i: one.valid[Model(g)].get(task) for i, g in enumerate(plan.groups) if task in g}
         known = {i: v if direction.greater_is_better else -v for i, v in scores.items() if v is not None}
         chosen[task] = max(known, key=lambda i: known[i]) if known else next(iter(scores))
     return chosen
@@ -310,7 +284,7 @@ def _serving(one: _Repeat, plan: _Plan, directions: Mapping[str, Direction]) -> 
 def _judged(
     spec: RunSpec,
     rounds: Sequence[_Repeat],
-    plans: Sequence[_Plan],
+    plans: Sequence[Plan],
     given: Mapping[str, Grouping],
     seconds: Mapping[str, float],
     fixed: bool,
@@ -320,16 +294,16 @@ def _judged(
     served = {plan.name: [_serving(one, plan, directions) for one in rounds] for plan in plans}
     weights = {plan.name: sum(_weights(rounds[0].runs[k]) for k in plan.models()) for plan in plans}
 
-    def key_of(plan: _Plan, r: int, task: str) -> _Key:
-        return plan.models()[0] if plan.branched else _Key(plan.groups[served[plan.name][r][task]])
+    def key_of(plan: Plan, r: int, task: str) -> Model:
+        return plan.models()[0] if plan.branched else Model(plan.groups[served[plan.name][r][task]])
 
-    def methods(values: Sequence[Mapping[_Key, Mapping[str, float | None]]]) -> dict[str, Method]:
+    def methods(values: Sequence[Mapping[Model, Mapping[str, float | None]]]) -> dict[str, Method]:
         return {
             plan.name: Method(
                 name=plan.name,
                 values={t: tuple(values[r][key_of(plan, r, t)].get(t) for r in range(len(rounds))) for t in directions},
                 parameters=weights[plan.name],
-                seconds=seconds[plan.name],
+                seconds=seconds.get(plan.name),
             )
             for plan in plans
         }
@@ -373,7 +347,7 @@ def _judged(
 
 
 def _row_tests(
-    rounds: Sequence[_Repeat], tasks: Sequence[Task], plan: _Plan, base: _Plan, key_of: Any, spec: RunSpec
+    rounds: Sequence[_Repeat], tasks: Sequence[Task], plan: Plan, base: Plan, key_of: Any, spec: RunSpec
 ) -> dict[tuple[str, str], Change]:
     """Paired bootstrap over the test rows of a fixed split, means over seeds; the same draws for every task."""
     by = spec.data.split.by if spec.data.split.kind == "group" else None
