@@ -210,7 +210,7 @@ def space_of(spec: RunSpec, weights: bool = False) -> Space:
         weights: the weights of all tasks are searched as well.
 
     Raises:
-        ConfigError: `tune.space` names what does not exist, or a range that the setting cannot have; all of it at once.
+        ConfigError: `tune.space` names what does not exist, or what a setting cannot have; all of it at once.
     """
     problems: list[str] = []
     asked: dict[Path, Range | None] = {}
@@ -226,20 +226,19 @@ def space_of(spec: RunSpec, weights: bool = False) -> Space:
             entries.setdefault(dotted(path), Entry(path, find(Task, spec.tasks[name]["type"]).search["weight"]))  # type: ignore[type-abstract]
     values = dumped(spec)
     for path, range_ in asked.items():
-        here = {n: e for n, e in entries.items() if e.path[: len(path)] == path}
         if range_ is None:
-            for name in here:
-                del entries[name]
-            if not here and not _exists(values, path):
-                problems.append(f"`tune.space` should name settings. {_refused(values, path, 0) or dotted(path)}")
             continue
         found = [f"`tune.space` {reason}" for reason in _reasons(spec, values, path, range_, entries)]
         problems += list(dict.fromkeys(found))
-        same = {n: e for n, e in here.items() if e.path == path}
-        for name, entry in same.items():
-            entries[name] = Entry(path, range_, entry.given)
-        if not same:
-            entries[dotted(path)] = Entry(path, range_)
+        same = {n: e for n, e in entries.items() if e.path == path}
+        entries |= {n: Entry(path, range_, e.given) for n, e in same.items()} or {dotted(path): Entry(path, range_)}
+    for path in (path for path, range_ in asked.items() if range_ is None):
+        here = [n for n, e in entries.items() if e.path[: len(path)] == path]
+        for name in here:  # what is named itself stays
+            if asked.get(entries[name].path) is None:
+                del entries[name]
+        if not here and not _exists(values, path):
+            problems.append(f"`tune.space` should name settings. {_refused(values, path, 0) or dotted(path)}")
     if problems:
         many = f"{len(problems)} problems in `tune.space`:\n  " if len(problems) > 1 else "In `tune.space`: "
         raise ConfigError(many + "\n  ".join(problems))

@@ -118,7 +118,7 @@ def carried(rows: Rows | str, spec: RunSpec, task: str | None, past: Sequence[Pa
         values = skills(training)
         value = mean(list(values.values()))
         if value is None:
-            why = "No task has a metric that is defined on validation."
+            why = "No metric is defined on validation: outputs are not finite, or labels are all of one kind."
             return Outcome("failed", values, None, course, {}, time.perf_counter() - started, why)
         return Outcome(state, values, value, course, pruner.rungs(), time.perf_counter() - started)
     except (Fault, ValueError, RuntimeError) as error:  # settings that do not go together, or no finite loss
