@@ -21,7 +21,12 @@ Readings = Sequence[tuple[int, Reading]]
 
 
 def gathered(
-    method: str, estimator: Estimator[Any], tasks: Sequence[str], by_seed: Sequence[Readings], seconds: float | None
+    method: str,
+    estimator: Estimator[Any],
+    tasks: Sequence[str],
+    by_seed: Sequence[Readings],
+    seconds: float | None,
+    until: Sequence[int] | None = None,
 ) -> Relatedness:
     """One estimator's answer from all its readings.
 
@@ -31,7 +36,11 @@ def gathered(
         method: its word.
         by_seed: per seed, (step, reading) in order.
         seconds: what it took.
+        until: per seed, the step whose weights were kept: later looks are told in windows alone.
     """
+    all_looks = by_seed
+    if until is not None:
+        by_seed = [[(s, r) for s, r in looks if s <= last] or looks for looks, last in zip(by_seed, until, strict=True)]
     wholes = [_mean(_arrays(tasks, looks, lambda r: r.cells)) for looks in by_seed]
     shape = (len(tasks), len(tasks))
     each = np.stack(wholes) if wholes else np.full((1, *shape), np.nan)
@@ -61,7 +70,7 @@ def gathered(
         method=method, tasks=tuple(tasks), matrix=_matrix(mean, off), low=_matrix(low, off), high=_matrix(high, off),
         own=tuple(float(v) if np.isfinite(v) else None for v in np.diag(mean)),
         unit=estimator.unit, gain=estimator.gain, directed=estimator.directed, seeds=len(by_seed), seconds=seconds,
-        by_seed=tuple(_matrix(one, off) for one in each), windows=_windows(tasks, by_seed, off),
+        by_seed=tuple(_matrix(one, off) for one in each), windows=_windows(tasks, all_looks, off),
         parts={name: _matrix(values, off) for name, values in parts.items()},
         missing=tuple((a, b, why) for (a, b), why in told.items()),
     )  # fmt: skip

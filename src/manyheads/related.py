@@ -132,13 +132,15 @@ def related(
     rounds = [_round(spec, prepared, seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
     found: dict[str, list[Readings]] = {w: [] for w in estimators}
     seconds = dict.fromkeys(estimators, 0.0)
+    until: list[int] = []
     for one in rounds if kinds["joint"] else ():
         one.joint = _training(spec, prepared, prepared.tasks, one)
     if kinds["joint"]:
-        for readings, took in _watched([r.joint for r in rounds if r.joint], kinds["joint"], every, n_jobs, progress):
+        for watch, kept in _watched([r.joint for r in rounds if r.joint], kinds["joint"], every, n_jobs, progress):
+            until.append(kept)
             for w in kinds["joint"]:
-                found[w].append(readings[w])
-                seconds[w] += took[w]
+                found[w].append(watch.readings[w])
+                seconds[w] += watch.seconds[w]
     if kinds["single"] or kinds["pairs"]:
         _train_few(spec, prepared, rounds, bool(kinds["pairs"]), seconds, kinds, n_jobs, progress)
     for one in rounds if kinds["single"] else ():
@@ -150,7 +152,10 @@ def related(
     for w, estimator in kinds["pairs"].items():
         found[w] = [[(0, estimator.measure(seen))] for seen in _together(prepared, rounds)]
     names = [t.name for t in prepared.tasks]
-    return tuple(gathered(w, e, names, found[w], seconds[w]) for w, e in estimators.items())
+    return tuple(
+        gathered(w, e, names, found[w], seconds[w], until if e.looks_at == "joint" else None)
+        for w, e in estimators.items()
+    )
 
 
 def _round(spec: RunSpec, prepared: Prepared, seed: int) -> _Seed:
@@ -195,8 +200,8 @@ def _watched(
     every: int | None,
     n_jobs: int,
     progress: Progress | None,
-) -> list[tuple[dict[str, Readings], dict[str, float]]]:
-    """What was read, and the seconds it took, of each run; they are trained to their end."""
+) -> list[tuple[Watch, int]]:
+    """What was read of each run, and the step whose weights it kept; they are trained to their end."""
     work = [(run, Watch(estimators, every)) for run in runs]
     n_jobs = min(n_jobs, len(runs))
     answers = []
@@ -214,12 +219,12 @@ def _watched(
     return answers
 
 
-def _carry(run: Training, watch: Watch) -> tuple[dict[str, Readings], dict[str, float]]:
+def _carry(run: Training, watch: Watch) -> tuple[Watch, int]:
     run.callbacks.append(watch)
     run.run()
-    kept = (run.best.epoch + 1) * -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
-    until = kept if run.best.epoch >= 0 else run.step
-    return {w: [(s, r) for s, r in own if s <= until] for w, own in watch.readings.items()}, watch.seconds
+    each = -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
+    watch.forget()
+    return watch, (run.best.epoch + 1) * each if run.best.epoch >= 0 else run.step
 
 
 def _train_few(

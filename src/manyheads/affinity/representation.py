@@ -47,7 +47,7 @@ def compared(seen: Singles, prepare: Callable[[Tensor], Any], alike: Callable[[A
                     if stage == -1:
                         missing |= dict.fromkeys(((a, b), (b, a)), "A model told none of the common rows apart.")
                     continue
-                value = min(alike(one, other), 1.0)
+                value = 1.0 if a == b else min(alike(one, other), 1.0)
                 into = [parts.setdefault(f"stage {depths + stage}", {}), *([cells] if stage == -1 else [])]
                 for place in into:
                     place[a, b] = place[b, a] = value

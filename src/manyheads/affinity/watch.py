@@ -83,6 +83,10 @@ class Watch(Callback):
         if training.step % self.every == 0:
             self.look(training)
 
+    def forget(self) -> None:
+        """Let go of the run's rows: what was read stays."""
+        self._sampler, self._epoch = None, (-1, [])
+
     def look(self, training: Training) -> None:
         """Show the run as it is now."""
         started = time.perf_counter()
