@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from .singles import Singles
 
 MOST_LABELS = 4000
 """Training rows that a linear head learns from at most."""
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Of logistic and Poisson regression, of which folds choose one."""
 
 
 class Transfer(Estimator[Singles]):
@@ -91,13 +93,10 @@ class Transfer(Estimator[Singles]):
 class _Head(Linear):
     """Few strengths of logistic and Poisson regression: there is a head for every pair."""
 
-    strengths: ClassVar = (1e-3, 1e-2, 1e-1, 1.0)
-    shrinkages: ClassVar = (1e-3, 1e-2, 1e-1, 1.0)
-
     def choose(self, X: Any, problem: Problem, seed: int) -> Any:
         if problem.present is None:
             return super().choose(X, problem, seed)
-        return self._cross(X, problem, list(self.strengths), 3, seed)
+        return self._cross(X, problem, list(STRENGTHS), 3, seed)
 
 
 def _some(rows: Tensor, seed: int) -> Tensor:
