@@ -16,7 +16,7 @@ from .data import Taskset
 from .metrics import Predicted
 from .model import Outputs
 from .ragged import Ragged, joined
-from .results import Score, Scores
+from .results import Part, Score, Scores
 from .sharing import Trace
 from .tasks import Task
 
@@ -176,6 +176,7 @@ def measure(
     draws: int = 0,
     redraw: str | None = None,
     split: str = "",
+    parts: bool = False,
 ) -> list[Score]:
     """The scores of one task on its known labels.
 
@@ -183,6 +184,7 @@ def measure(
         names: metrics; the task's own by default.
         draws: bootstrap draws for the interval; 0 for none.
         redraw: a column whose groups are drawn whole.
+        parts: by label or class as well, where a metric can tell them apart and there are several.
     """
     output, target, known, rows = result.labelled()
     index = rows.numpy()
@@ -194,16 +196,21 @@ def measure(
         metric = metrics.find(name)
         groups = None if metric.column is None else result.extra[metric.column][index]
         value, interval = None, None
+        own: tuple[Part, ...] = ()
         why: str | None = f"No label in {split or 'these rows'}."
         if predicted is not None and truth is not None:
             value, why = metric(truth, predicted, groups=groups, known=several)
             if draws and value is not None:
                 whole = None if redraw is None else result.extra[redraw][index]
                 interval = metrics.bootstrap(metric, truth, predicted, groups, draws, known=several, redraw=whole)
+            if parts and metric.column is None:
+                found = metric.by_part(truth, predicted, task.parts, several)
+                word = metric.of_part or metric.name
+                own = tuple(Part(word=word, **part._asdict()) for part in found) if len(found) > 1 else ()
         scores.append(
             Score(
                 task=task.name, metric=name, value=value, labels=int(known.sum()), interval=interval,
-                greater_is_better=metric.greater_is_better, primary=i == 0, why=why,
+                greater_is_better=metric.greater_is_better, primary=i == 0, why=why, parts=own,
             )
         )  # fmt: skip
     return scores
@@ -223,7 +230,7 @@ def score(
     scores = [
         s
         for name, result in found.items()
-        for s in measure(described[name], result, draws=draws, redraw=redraw, split=split)
+        for s in measure(described[name], result, draws=draws, redraw=redraw, split=split, parts=True)
     ]
     return Scores(split=split, scores=tuple(scores))
 
