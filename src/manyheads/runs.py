@@ -208,7 +208,8 @@ def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
             found.append(score(model, rows, part, redraw=redraw))
             folder.parquet(f"predictions/{part}.parquet", of_part(ready, model, part))
         elif part == "valid":
-            scores = [s for t, r in held_out.items() for s in measure(model.tasks[t], r, None, 1000, redraw, part)]
+            own = (measure(model.tasks[t], r, None, 1000, redraw, part, True) for t, r in held_out.items())
+            scores = [s for some in own for s in some]
             found.append(Scores(split=part, scores=tuple(scores)))
             folder.parquet(f"predictions/{part}.parquet", out_of_fold(ready))
     history, settings = History(records=tuple(training.history)), settings_of(spec)
