@@ -59,7 +59,7 @@ def _name(dataset: Dataset, path: Path, table: str | None) -> str:
     return path.stem if path.stem in dataset.targets and len(dataset.targets) > 1 else path.name
 
 
-def _rows(model_path: Path, table: Path, form: str | None) -> pd.DataFrame:
+def _rows(model_path: Path, table: Path, form: str | None, labels: bool = True) -> pd.DataFrame:
     """The rows of a file, or of a folder in the form that is named, or else in that of the run's own data."""
     from .config import override, read
     from .data.readers import KINDS
@@ -74,7 +74,14 @@ def _rows(model_path: Path, table: Path, form: str | None) -> pd.DataFrame:
         part = None if word is None else Part.of(word)
     except ValueError:
         raise ConfigError(f"--format should be a word, or {{name: word, ...}}. Found `{form}`.") from None
-    return of_file(table, part, data.get("on_error", "raise"))
+    return of_file(table, part, data.get("on_error", "raise"), labels)
+
+
+def _files_of(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
+    """The columns that name the file of each row, which nobody could tell the rows of a folder apart without."""
+    kinds = {c.name: c.kind for found in dataset.preprocess.columns.values() for c in found if c.name in frame.columns}
+    files = [name for name, kind in kinds.items() if kind in ("image", "audio")]
+    return [name for name in files if frame[name].map(lambda value: isinstance(value, str)).all()]
 
 
 def _row_names(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
@@ -120,7 +127,7 @@ def predict(
         table: the file with the rows.
         output: csv, parquet or jsonl, and what else `readers.write` knows.
         tasks: only these.
-        keep: columns of the table that go before the predictions.
+        keep: columns of the table that go before the predictions; of a folder by default those with its files.
         name: which of the run's tables the rows are like.
         trust: modules from which classes may be imported.
         form: how the rows are kept, where the ending does not say it: a word, or a mapping as YAML; the run's own form
@@ -143,7 +150,8 @@ def predict(
         if task not in model.tasks:
             raise ConfigError(f"--tasks should name tasks of the run. Found `{task}`. {hint(task, model.tasks)}")
     with door.hearing():
-        frame = _rows(model_path, table, form)
+        frame = _rows(model_path, table, form, labels=False)
+        keep = keep or (_files_of(dataset, frame) if table.is_dir() else ())
         for column in keep:
             if column not in frame.columns:
                 raise DataError(

@@ -169,12 +169,15 @@ def equal_rows(intake: Intake, features: Mapping[str, Sequence[str]]) -> dict[st
     return {name: n for name, n in found.items() if n}
 
 
-def of_file(path: str | Path, word: Part | None = None, on_error: str = "raise") -> pd.DataFrame:
+def of_file(
+    path: str | Path, word: Part | None = None, on_error: str = "raise", labels: bool = True
+) -> pd.DataFrame:
     """The table in one file, or in a file or folder of a field's own form.
 
     Args:
         word: the form and its settings, where the ending does not say it.
         on_error: ``raise`` or ``skip``, for rows that the form cannot read.
+        labels: whether what holds the labels must be there (`Format.bare`).
 
     Raises:
         ConfigError: no form has this name, or it has no such setting.
@@ -182,4 +185,5 @@ def of_file(path: str | Path, word: Part | None = None, on_error: str = "raise")
     """
     from .data.readers import read
 
-    return read(path, form(word, on_error))
+    made = form(word, on_error)
+    return read(path, made if labels or made is None else made.bare(Path(path)))

@@ -121,7 +121,7 @@ def test_from_pascal_files_to_boxes_in_pixels(sky, capsys):
     assert again["labels"] == 75
     assert main(["predict", "run", "sky", "-o", "one.jsonl", "--tasks", "disc", "-q"]) == 0
     line = json.loads(Path("one.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert set(line) == {"disc", "disc__count"}
+    assert set(line) == {"image", "disc", "disc__count"}
 
 
 def test_members_with_boxes(sky, capsys):

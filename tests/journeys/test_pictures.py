@@ -75,7 +75,7 @@ def test_from_a_folder_of_pictures_to_masks(zoo, capsys):
     valid = pd.read_parquet("run/predictions/valid.parquet")
     assert {"kind", "kind__prob", "shape__share_0", "shape__share_1"} <= set(valid.columns)
 
-    assert main(["predict", "run", "zoo", "-o", "out.csv", "--files", "found", "--keep-columns", "image", "-q"]) == 0
+    assert main(["predict", "run", "zoo", "-o", "out.csv", "--files", "found", "-q"]) == 0
     said = pd.read_csv("out.csv")
     assert len(said) == 60
     agreed = []
@@ -91,10 +91,15 @@ def test_from_a_folder_of_pictures_to_masks(zoo, capsys):
     new = zoo / "new"
     new.mkdir()
     Image.open("zoo/images/sun_1.png").convert("RGB").save(new / "a.png")
-    table = ["predict", "run", "new", "-o", "new.csv", "--format", "pictures", "--files", "cut", "--json", "-q"]
-    assert main(table) == 0
+    assert main(["predict", "run", "new", "-o", "new.csv", "--files", "cut", "--json", "-q"]) == 0  # no masks, no names
     assert _said(capsys)["files"] == 1
     assert (zoo / "cut" / "shape" / "a.png").is_file()
+    assert main(["predict", "run", "new/a.png", "-o", "a.csv", "-q"]) == 0
+    both = [pd.read_csv(file) for file in ("new.csv", "a.csv")]
+    assert both[0]["image"].tolist() == ["new/a.png"]  # a folder's rows are named by their files
+    pd.testing.assert_frame_equal(both[0].drop(columns="image"), both[1])
+    assert main(["evaluate", "run", "new", "-q"]) == 3  # there is nothing to compare with
+    assert "new/masks" in capsys.readouterr().err
     pd.DataFrame({"image": [str(new / "a.png")] * 2}).to_csv("list.csv", index=False)
     assert main(["predict", "run", "list.csv", "-o", "two.csv", "--files", "two", "-q"]) == 0
     assert sorted(p.name for p in (zoo / "two" / "shape").iterdir()) == ["0.png", "1.png"]

@@ -39,6 +39,11 @@ class Format(ABC):
         not of this form, or nobody can tell."""
         return None
 
+    def bare(self, path: Path) -> Format:
+        """The form in which rows are read that a model is to say something of: itself, unless what holds their labels
+        is not there."""
+        return self
+
     @abstractmethod
     def frame(self, path: Path) -> pd.DataFrame:
         """The table.

@@ -28,6 +28,9 @@ Box = list[Any]
 class Pictures(Format):
     """A folder with a picture per row, and beside it masks, boxes, classes and lists of parts.
 
+    A row is a picture of the folder, or of a single file; of a picture alone nothing but ``image``, ``width`` and
+    ``height`` is known, and so it is predicted.
+
     Columns: ``image`` (path), ``width``, ``height`` (pixels), and as asked for
 
     * ``mask``: the path of the file of the same stem in `masks`, null where there is none. A mask of another size than
@@ -118,9 +121,19 @@ class Pictures(Format):
     def sketch(cls, path: Path) -> dict[str, Any] | None:
         return sketch(path, ENDINGS)
 
+    def bare(self, path: Path) -> Pictures:
+        """All pictures of a folder, or one file, where there are not the folders and lists that hold labels."""
+        images = [path / folder for folder in self.images.values()]
+        labels = [path / f for f in (*self.masks.values(), *(self.parts or {}).values(), self.boxes, self.table) if f]
+        if all(p.exists() for p in (*images, *labels)) and path.is_dir():
+            return self
+        return Pictures(self.on_error, self.images[""] if "" in self.images and images[0].is_dir() else ".")
+
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
 
+        if path.suffix.lower() in ENDINGS and path.is_file() and set(self.images.values()) == {"."}:
+            return pd.DataFrame([row for row in [self._row(path, None, None)] if row])
         if not path.is_dir():
             raise DataError(f"`{path}` should be a folder with pictures. Found a file; name the folder.")
         masks = {part: _by_stem(self._folder(path, f, "masks")) for part, f in self.masks.items()}
