@@ -177,6 +177,21 @@ def compare(
 
 
 @app.command()
+def affinity(
+    config: Config, output: Folder, overrides: Overrides = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Estimators to ask, with commas between.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each model.")] = 3,
+    seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """How related are these tasks? What learning each does to each other one, by several estimators."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .relate import affinity
+
+    _answer(as_json, lambda: affinity(_spec(config, overrides, seed, device), output, door, _words(methods), seeds))
+
+
+@app.command()
 def tune(
     output: Folder, config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="Config files.")] = None,
     overrides: Overrides = None,
