@@ -10,7 +10,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from . import metrics, statistics
 from .affinity import Estimator, Reading
@@ -20,10 +19,11 @@ from .affinity.watch import Watch
 from .blocks import seed_of
 from .build import Prepared, held_out, make_training, prepare, split_parts
 from .catalog import make, word
-from .compare import Progress, alone, labelled_part
+from .compare import Progress, alone
 from .data import Taskset
 from .evaluate import measure
 from .faults import ConfigError
+from .ofgroup import labelled_rows, of_group
 from .parallel import run_over
 from .readings import gathered
 from .results import Relatedness
@@ -67,9 +67,9 @@ def affinity(
 ) -> tuple[Relatedness, ...]:
     """How related some tasks are, as several estimators see it, with intervals over seeds.
 
-    For each seed a joint model is trained as the config says and watched, and single-task models (and pairs, where
-    asked) of hard sharing with the same encoder and budget: whatever an estimator needs, and nothing twice. All nets
-    are single members. Estimators see training rows, and the validation part (without one, a fold of the training part
+    For each seed a joint model is trained as the config says and watched, single-task models with the same encoder and
+    budget, and pairs where they are asked: whatever an estimator needs, and nothing twice. All nets are single members.
+    Estimators see training rows, and the validation part (without one, a fold of the training part
     that is drawn anew for each seed, the same for all models); the test part is never touched, so that a choice of
     groups can still be judged on it. The intervals are over seeds: another table of the same kind is not part of them.
 
@@ -89,10 +89,6 @@ def affinity(
         ConfigError: fewer than two tasks, no seed, an unknown word or setting, a method twice.
     """
     asked = estimators_of(methods)
-    if len(tasks) < 2 or seeds < 1:
-        raise ConfigError(
-            f"Relatedness should be asked of two tasks or more, with one seed or more. Found {len(tasks)} and {seeds}."
-        )
     n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
     given = parts if parts is not None else split_parts(spec.data.split, tables, tasks)
     prepared = prepare(spec, tasks, tables, given, targets=targets)
@@ -126,7 +122,19 @@ def related(
     n_jobs: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Relatedness, ...]:
-    """The study of `affinity`, on tables that are ready."""
+    """The study of `affinity`, on tables that are ready.
+
+    Args:
+        estimators: by their word, as `estimators_of` gives them.
+
+    Raises:
+        ConfigError: fewer than two tasks, or no seed.
+    """
+    n = len(prepared.tasks)
+    if n < 2 or seeds < 1:
+        raise ConfigError(
+            f"Relatedness should be asked of two tasks or more, with one seed or more. Found {n} and {seeds}."
+        )
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
     kinds = {kind: {w: e for w, e in estimators.items() if e.looks_at == kind} for kind in ("joint", "single", "pairs")}
     rounds = [_round(spec, prepared, seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
@@ -168,30 +176,17 @@ def _round(spec: RunSpec, prepared: Prepared, seed: int) -> _Seed:
 
 
 def _training(spec: RunSpec, prepared: Prepared, tasks: Sequence[Task], one: _Seed) -> Training:
-    """A run of some of the tasks on the rows that label them; a single task's are those of `compare`."""
+    """A run of some of the tasks on the rows that label them, as `compare` and `groups` train them."""
     names = [t.name for t in tasks]
     train, held = one.train, one.held
-    if len(tasks) == 1:
-        train, held = (
-            {t: part for t, rows in own.items() if (part := labelled_part(rows, names[0])) is not None}
-            for own in (train, held)
-        )
-    elif len(tasks) < len(prepared.tasks):
-        train, held = ({t: _of_pair(rows, names) for t, rows in own.items()} for own in (train, held))
+    if len(tasks) < len(prepared.tasks):
+        train, held = labelled_rows(train, names), labelled_rows(held, names)
     mine = [replace(t, sees=tuple(other for other in t.sees if other in names)) for t in tasks]
     layouts = prepared.dataset.preprocess.layouts
     made = make_training(spec, layouts, mine, train, held, seed=one.seed)
     assert isinstance(made, Training)  # of one member
     made.primary_only = True
     return made
-
-
-def _of_pair(rows: Taskset, names: Sequence[str]) -> Taskset:
-    """The rows of a table that label one of these tasks at least; all of them where that is half."""
-    part = rows.only(names)
-    known = [part.known_rows(t) for t in part.tasks]
-    some = torch.cat(known).unique() if known else torch.empty(0, dtype=torch.long)
-    return part if 2 * len(some) >= len(rows) else part.take(some)
 
 
 def _watched(
@@ -239,13 +234,13 @@ def _train_few(
 ) -> None:
     """Train the single-task models of all seeds, and the pairs where they are asked."""
     size = _training(spec, prepared, prepared.tasks, rounds[0]).sampler.batch_size
-    few = alone(spec, size)
+    names, single = [t.name for t in prepared.tasks], alone(spec, size)
     tell: Callable[[str], Any] = lambda text: (  # noqa: E731
         None if progress is None else lambda done, n: progress(text, done, n)
     )
     started = time.perf_counter()
     for one in rounds:
-        one.singles = {t.name: _training(few, prepared, [t], one) for t in prepared.tasks}
+        one.singles = {t.name: _training(single, prepared, [t], one) for t in prepared.tasks}
     run_over([run for one in rounds for run in one.singles.values()], tell("single-task models"), n_jobs)
     took = time.perf_counter() - started
     for w in (*kinds["single"], *kinds["pairs"]):
@@ -254,9 +249,9 @@ def _train_few(
         return
     started = time.perf_counter()
     for one in rounds:
-        one.pairs = {
-            (a.name, b.name): _training(few, prepared, [a, b], one) for a, b in combinations(prepared.tasks, 2)
-        }
+        for a, b in combinations(prepared.tasks, 2):
+            pair = a.name, b.name
+            one.pairs[pair] = _training(of_group(spec, pair, names, size), prepared, [a, b], one)
     run_over([run for one in rounds for run in one.pairs.values()], tell("pairs of tasks"), n_jobs)
     for w in kinds["pairs"]:
         seconds[w] += time.perf_counter() - started
