@@ -29,8 +29,15 @@ def _stages(encoder):
 
 
 def _pairs():
-    """Every scheme on every encoder that has the stages it needs."""
-    return [pytest.param((s, e), id=f"{s}-{e}") for s in SCHEMES for e in ENCODERS if _stages(e) >= s.cls.min_stages]
+    """Every scheme on every encoder that has the stages it needs; its further settings on rows and on sentences."""
+    first = {s.word: s for s in reversed(SCHEMES)}.values()
+    few = [next(e for e in ENCODERS if e.word == word) for word in ("tabular", "text")]
+    return [
+        pytest.param((s, e), id=f"{s}-{e}")
+        for s in SCHEMES
+        for e in ENCODERS
+        if _stages(e) >= s.cls.min_stages and (s in first or e in few)
+    ]
 
 
 @pytest.fixture(params=_pairs())
