@@ -203,19 +203,15 @@ class Run:
         seed = seed_of(self.spec.seed, "repeat", repeat) % 2**31
         both = [data.tasksets[part] for part in ("train", "valid")]
         value: float | None = None
-        if method in ("linear", "boosting") or (method == "constant" and self.recipe.beside != OTHERS):
+        if method in TABLES:
             layouts = data.dataset.preprocess.layouts
             found = baselines.run((method,), task, both, data.tasksets["test"], layouts, seed)
             value = found[method].score.value if method in found else None
-        else:
+        elif (fit := simple.simple(self.recipe.field)(task)) is not None:
             learn = simple.labelled(data, self.intake.tables, task, ("train", "valid"))
             test = simple.labelled(data, self.intake.tables, task, ("test",))
-            fit = simple.simple(self.recipe.field)(task)
             if learn is not None and test is not None:
-                if method == "constant":
-                    value = simple.constant(task, learn, test)
-                elif fit is not None:
-                    value = simple.measured(task, test, fit(task, learn, seed)(test)).value
+                value = simple.measured(task, test, fit(task, learn, seed)(test)).value
         seconds = time.process_time() - start
         self.cells[self.name, method, repeat, name] = {"value": value, "seconds": seconds}
         say(f"{self.name}, {method}, repeat {repeat}: {name} {_number(value)}, {seconds:.1f} s")

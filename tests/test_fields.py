@@ -201,8 +201,6 @@ def test_the_majority_class_of_each_pixel(simple):
     learn = rows(simple, objects(masks))
     said = simple.simple("pictures")(task)(task, learn, 0)(learn).value
     assert [m.tolist() for m in said] == [[[0, 1, 0]]] * 3
-    truth = metrics.find("mean_iou")(learn.truth, metrics.Predicted(objects([np.zeros((1, 3), np.uint8)] * 3)))
-    assert simple.constant(task, learn, learn) == truth.value
 
 
 def test_the_mean_box_of_each_class(simple):
@@ -223,7 +221,6 @@ def test_small_pictures_and_several_labels(simple):
     task = Multilabel("l", target=("p", "q"))
     learn = rows(simple, np.stack([bright, 1 - bright], 1), known, **{"image:picture": pictures})
     assert simple.measured(task, learn, simple.simple("pictures")(task)(task, learn, 0)(learn)).value == 1.0
-    assert simple.constant(task, learn, learn) == 0.5
 
 
 def test_a_spectrum_tells_speakers_and_noise_gains_nothing(simple):
@@ -239,18 +236,6 @@ def test_a_spectrum_tells_speakers_and_noise_gains_nothing(simple):
     heard = rows(simple, truth, **{"audio:audio": recordings})
     assert simple.measured(clean, heard, simple.simple("sound")(clean)(clean, heard, 0)(heard)).value == 0.0
     assert simple.simple("sound")(Transcription("words")) is None
-
-
-def test_constants_are_measured(simple):
-    said = rows(simple, objects(["one two", "two"]))
-    assert simple.constant(Transcription("words"), said, said) == 1
-    boxes = rows(simple, objects([Boxes(np.array([[0.0, 0, 4, 4]]), np.array([0]))]))
-    assert simple.constant(Detection("d", names=("cat",)), boxes, boxes) == 0
-    held = rows(simple, objects([{"tags": ["B-P", "B-L"], "relations": [(0, 1, "in")]}]))
-    assert simple.constant(Relation("r", target=("tags", "relations")), held, held) == 0
-    tags = rows(simple, objects([["N", "N", "V", "N"]]))
-    assert simple.constant(Tagging("pos", scheme="none", tags=("N", "V")), tags, tags) == 0.75
-    assert simple.constant(Multiclass("c", classes=("x", "y")), *[rows(simple, np.array([0, 0, 1]))] * 2) == 2 / 3
 
 
 def test_biases_of_users_and_films(simple):

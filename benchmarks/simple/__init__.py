@@ -13,7 +13,8 @@
 | two factors | numbers, yes or no | mean + bias of the one + bias of the other |
 
 Every one learns from the rows that a net may see (training and validation), from encoded labels, and answers as a
-task's `predict` does. Linear models and boosting for tables are the library's own (`manyheads.baselines`).
+task's `predict` does. Constants, and linear models and boosting for tables, are the library's
+own (`manyheads.baselines`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ from sklearn.model_selection import GridSearchCV
 
 from manyheads import metrics
 from manyheads.baselines.learner import quiet
-from manyheads.boxes import Boxes
-from manyheads.masks import IGNORED
-from manyheads.metrics import Measured, Predicted, constant_prediction
-from manyheads.ragged import joined, objects
+from manyheads.metrics import Measured, Predicted
+from manyheads.ragged import joined
 from manyheads.tasks import Task
 
 if TYPE_CHECKING:
@@ -113,32 +112,6 @@ def measured(task: Task, rows: Labelled, said: Predicted) -> Measured:
     groups = None if metric.column is None else rows.extra[metric.column]
     several = rows.known.numpy() if rows.known.dim() > 1 else None
     return metric(rows.truth, said, groups=groups, known=several)
-
-
-def constant(task: Task, learn: Labelled, test: Labelled) -> float | None:
-    """What the best constant gets: the most frequent class, tag or class of a pixel, the mean; nothing where a label is
-    a set of things (relations, boxes, words); None where it is a sound."""
-    metric, n = metrics.find(task.metrics[0]), len(test)
-    if task.kind == "reconstruction":
-        return None
-    if task.kind == "tagging":
-        tags, counts = np.unique([t for row in learn.truth for t in row], return_counts=True)
-        said = [[str(tags[counts.argmax()])] * len(row) for row in test.truth]
-    elif task.kind == "segmentation":
-        masks = np.stack(list(learn.truth))
-        most = np.bincount(masks[masks != IGNORED], minlength=1).argmax()
-        said = [np.full_like(mask, most) for mask in test.truth]
-    elif task.kind == "relation":
-        said = [{"tags": ["O"] * len(row["tags"]), "relations": []} for row in test.truth]
-    elif task.kind == "detection":
-        said = [Boxes(np.empty((0, 4)), np.empty(0, int), np.empty(0))] * n
-    elif task.kind == "transcription":
-        said = [""] * n
-    else:
-        classes = len(task.classes) if task.kind in ("multiclass", "ordinal") else None  # type: ignore[attr-defined]
-        several = learn.known.numpy() if learn.known.dim() > 1 else None
-        return measured(task, test, constant_prediction(metric, learn.truth, n, classes, several)).value
-    return measured(task, test, Predicted(objects(said))).value
 
 
 def classify(task: Task, learn: Labelled, X: Any, seed: int) -> Callable[[Any], Predicted]:
