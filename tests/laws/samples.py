@@ -194,6 +194,18 @@ def sentences(folder: Path) -> Sample:
     return Sample(path, 4, ("text", "label"), damage, 3)
 
 
+def text_lines(folder: Path) -> Sample:
+    """Three lines, one of them without a text, and a separator that is no end of a line."""
+    path = folder / "notes.txt"
+    path.write_bytes('A fine\u0085 film\n\n"Oh" no\n'.encode())
+
+    def damage() -> Sequence[str]:
+        path.write_bytes(path.read_bytes().replace(b"fine", b"f\xffne"))
+        return "notes.txt", "line 1", "UTF-8"
+
+    return Sample(path, 3, ("text",), damage, 2)
+
+
 def pictures(folder: Path) -> Sample:
     """Four pictures, one of them a PNG that is called JPEG; masks of two."""
     import numpy as np
@@ -252,6 +264,7 @@ SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "mimic": mimic,
     "movielens": movielens,
     "pictures": pictures,
+    "lines": text_lines,
     "sentences": sentences,
     "slots": slots,
     "wavs": wavs,

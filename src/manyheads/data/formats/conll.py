@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...faults import DataError
 from . import Format
 from ._lines import lines
+from .lines import Lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,10 @@ class Conll(Format):
         if columns and "tokens" not in columns:
             raise ValueError(f"`columns` should name one `tokens`. Found {', '.join(columns)}.")
         self.columns, self.beside, self.beside_as = tuple(columns), beside, beside_as
+
+    def bare(self, path: Path) -> Format:
+        """A sentence per line, where the file is plain text."""
+        return Lines(self.on_error, "tokens") if path.suffix.lower() == ".txt" else self
 
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import Format
 from ._lines import lines
+from .lines import Lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,11 @@ class Sentences(Format):
         if sizes and (len(sizes) != 3 or not all(s >= 0 for s in sizes) or not sizes[0] > 0):
             raise ValueError(f"`sizes` should be three shares (train, valid, test), the first above 0. Found {sizes}.")
         self.columns, self.sizes, self.seed = tuple(columns), tuple(sizes), seed
+
+    def bare(self, path: Path) -> Format:
+        """Sentences alone, where no line has a tab."""
+        labelled = path.is_dir() or any("\t" in line for _, line in lines(path))
+        return self if labelled else Lines(self.on_error, self.columns[0])
 
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
