@@ -14,6 +14,7 @@ from manyheads.results import (
     Comparison,
     History,
     Method,
+    Part,
     Record,
     Report,
     Score,
@@ -148,6 +149,45 @@ REPORTS = {
                               delta_m=None, interval=(None, None), repeats=0),
     ),
 }
+
+
+def parted(n, splits=("valid", "test")):
+    """A task with two metrics by label, of n labels; the fourth has no value."""
+    kinds = (("roc_auc", "roc_auc", True), ("f1_macro", "f1", True), ("log_loss", "log_loss", False))
+    return Report(title="parts", scores=tuple(
+        Scores(split=split, scores=tuple(
+            Score(task="codes", metric=metric, value=0.5, labels=100, greater_is_better=up, primary=metric == "roc_auc",
+                  parts=tuple(Part(name=f"<{i}>", value=None if i == 3 else (i * 7 % n) / n, labels=1000, cases=i,
+                                   word=word) for i in range(n)))
+            for metric, word, up in kinds)) for split in splits))  # fmt: skip
+
+
+REPORTS |= {"parts": parted(8), "many parts": parted(1200)}
+
+
+def test_parts_are_a_table_in_several_orders():
+    page = render([REPORTS["parts"]])
+    text = words(page)
+    assert "codes, part by part" in text
+    assert "On the test split" in text
+    rows = re.findall(r'<tr role="row" style="([^"]*)">.*?<bdi>&lt;(\d)&gt;</bdi>.*?class="n">([^<]*)<', page)
+    assert [int(name) for _, name, _ in rows] == list(range(8))
+    assert [value for *_, value in rows][:4] == ["0.000", "0.875", "0.750", "–"]
+    orders = re.findall(r'value="\d"(?: checked)?> ([^<\n]*)', page)
+    assert orders == ["as given", "roc_auc, worst first", "f1, worst first", "log_loss, worst first", "most cases"]
+    places = [[int(p) for p in re.findall(r":(\d+)", style)] for style, *_ in rows]
+    for order, expected in ((0, "01234567"), (1, "07654213"), (3, "12456703"), (4, "76543210")):
+        assert "".join(str(i) for i in sorted(range(8), key=lambda i: places[i][order])) == expected
+
+
+def test_many_parts_are_folded_and_their_middle_is_left_out():
+    page = render([REPORTS["many parts"]])
+    text = words(page)
+    assert "1200 parts: roc_auc from 0 (<0>) to 0.999" in text
+    assert "; 1 without a value." in text
+    assert "900 in the middle are left out" in text
+    assert page.count('<tr role="row" style=') == 300
+    assert "<details><summary>1200 parts" in page
 
 
 @pytest.mark.parametrize("kind", REPORTS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import balances, examples, figures, notes
+from manyheads.report import balances, examples, figures, notes, parts
 from manyheads.report.words import NONE, decimals, number, span
 from manyheads.results import Report, Score, TaskComparison, TaskInfo
 
@@ -129,6 +129,11 @@ class View:
                 table.setdefault((score.task, score.metric), {})[scores.split] = score
         splits = self.score_splits
         return [(next(iter(found.values())), [found.get(split) for split in splits]) for found in table.values()]
+
+    @cached_property
+    def parts(self) -> list[parts.Table]:
+        """Scores by label, class or type."""
+        return parts.tables(self.report)
 
     @property
     def valid(self) -> str | None:
