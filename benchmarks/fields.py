@@ -417,13 +417,17 @@ def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterat
     if found.delta_m is not None and low is not None and high is not None:
         word = "above noise" if low > 0 else "below noise" if high < 0 else "within noise"
         yield f"The mean change over tasks is {_change(found.delta_m, found.interval, False)}, {word}."
+    ahead: dict[str, list[str]] = {}
     for task, row in found.tasks.items():
         means = {m: _mean(methods[m]["values"][task]) for m in (*recipe.beside, "joint")}
         there = {m: v if row.greater_is_better else -v for m, v in means.items() if v is not None}
-        if "joint" in there and (best := max(there, key=lambda m: there[m])) != "joint":
-            which = {"simple": "The simple model", "constant": "A constant", "linear": "A linear model"}
-            gap = f"{_number(means[best])} against {_number(means['joint'])}"
-            yield f"{which.get(best, 'Boosting')} has the better mean on `{task}` ({gap}; not tested)."
+        best = max(there, key=lambda m: there[m], default="joint")
+        if _number(means[best]) != _number(means["joint"]):
+            gap = f"`{task}` ({_number(means[best])} against {_number(means['joint'])})"
+            ahead.setdefault(best, []).append(gap)
+    for method, gaps in ahead.items():
+        which = {"simple": "The simple model", "constant": "A constant", "linear": "A linear model"}
+        yield f"{which.get(method, 'Boosting')} has the better mean on {_listed(gaps)}; not tested."
     joint, single = methods["joint"], methods["single"]
     n = len(found.tasks)
     yield (

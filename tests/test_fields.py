@@ -103,7 +103,7 @@ def test_words_come_from_intervals(fields):
     up = fields.table("hillstrom_esmm", entry([0.8, 0.81, 0.82], [0.7, 0.709, 0.72]))
     assert "| `a` | accuracy | 0.500 | 0.900 | - | 0.710 | 0.810 | +14.1 % [+13.9, +14.4] | helped |" in up
     assert "Sharing helped `a`. The mean change over tasks is +14.1 % [+13.9, +14.4], above noise." in up
-    assert "A linear model has the better mean on `a` (0.900 against 0.810; not tested)." in up
+    assert "A linear model has the better mean on `a` (0.900 against 0.810); not tested." in up
     assert "takes 3 s of one thread and has 12 parameters; 1 single-task model together: 2 min and 2.4 million." in up
     down = fields.table("hillstrom_esmm", entry([0.7, 0.709, 0.72], [0.8, 0.81, 0.82]))
     assert "| hurt |" in down
