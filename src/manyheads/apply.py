@@ -59,8 +59,16 @@ def _name(dataset: Dataset, path: Path, table: str | None) -> str:
     return path.stem if path.stem in dataset.targets and len(dataset.targets) > 1 else path.name
 
 
-def _rows(model_path: Path, table: Path, form: str | None, labels: bool = True) -> pd.DataFrame:
-    """The rows of a file, or of a folder in the form that is named, or else in that of the run's own data."""
+def _rows(
+    model_path: Path, dataset: Dataset, table: Path, form: str | None, name: str | None, labels: bool = True
+) -> pd.DataFrame:
+    """The rows of a file, or of a folder in the form that is named, or else in that of the run's own data.
+
+    Args:
+        name: the run's table that the rows are like: its form is meant.
+        labels: whether there should be some; without them a ``.txt`` may hold a text per line, where one column is
+            all that the model reads.
+    """
     from .config import override, read
     from .data.readers import KINDS
 
@@ -69,7 +77,12 @@ def _rows(model_path: Path, table: Path, form: str | None, labels: bool = True) 
     own = model_path / "config.yaml"
     if own.is_file() and not table.name.lower().endswith(tuple(KINDS)):
         data = read(own).get("data") or {}
-    word = given if given is not None else data.get("format")
+    like = (data.get("tables") or {}).get(name)
+    told = like.get("format") if isinstance(like, dict) else None
+    word = next((w for w in (given, told, data.get("format")) if w is not None), None)
+    features = {column.name for found in dataset.preprocess.columns.values() for column in found}
+    if word is None and not labels and table.suffix.lower() == ".txt" and len(features) == 1:
+        word = {"name": "lines", "column": features.pop()}
     try:
         part = None if word is None else Part.of(word)
     except ValueError:
@@ -150,14 +163,15 @@ def predict(
         if task not in model.tasks:
             raise ConfigError(f"--tasks should name tasks of the run. Found `{task}`. {hint(task, model.tasks)}")
     with door.hearing():
-        frame = _rows(model_path, table, form, labels=False)
+        frame = _rows(model_path, dataset, table, form, name, labels=False)
         keep = keep or (_files_of(dataset, frame) if table.is_dir() else ())
         for column in keep:
             if column not in frame.columns:
                 raise DataError(
                     f"`{table}` should have the column `{column}`. Found no such column. {hint(column, frame.columns)}"
                 )
-        predicted = predictions(model, dataset, _name(dataset, table, name), frame, tasks)
+        known = _name(dataset, table, name)
+        predicted = predictions(model, dataset, known, frame, tasks)
     described: dict[str, Task] = model.tasks
     columns = {c: v for task, said in predicted.items() for c, v in described[task].columns(said).items()}
     found = pd.DataFrame(columns, index=frame.index)
@@ -199,7 +213,7 @@ def evaluate(
         model_path: a run's folder.
         table: the file with rows and labels.
         demands: gates to be met; their split is ``test``.
-        name: which of the run's tables the rows are like.
+        name: which of the run's tables the rows are like; its tasks alone are scored.
         trust: modules from which classes may be imported.
         form: how the rows are kept, as for `predict`.
 
@@ -211,13 +225,15 @@ def evaluate(
     gates.named(demands, list(model.tasks))
     dtype = next(model.parameters()).dtype
     with door.hearing():
-        frame = _rows(model_path, table, form)
-        tasksets = dataset.tasksets({_name(dataset, table, name): frame})
-        found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test")
+        frame = _rows(model_path, dataset, table, form, name)
+        known = _name(dataset, table, name)
+        tasksets = dataset.tasksets({known: frame})
+        meant = list(model.tasks) if name is None else [t for t in model.tasks if t in dataset.targets[name]]
+        found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test", tasks=meant)
     if not any(s.labels for s in found.scores):
-        wanted = list(dict.fromkeys(c for t in model.tasks.values() for c in t.targets))
+        wanted = list(dict.fromkeys(c for t in meant for c in model.tasks[t].targets))
         raise DataError(f"`{table}` should have labels in one of the columns {', '.join(wanted[:10])}. Found none.")
-    absent = [t for t in model.tasks if t not in {s.task for s in found.scores}]
+    absent = [t for t in meant if t not in {s.task for s in found.scores}]
     if absent:
         door.warn(f"Table `{table.name}` should label every task. Found no target column of {', '.join(absent)}.")
     door.screen.scores([Scores(split=str(table.name), scores=found.scores)])

@@ -103,3 +103,51 @@ def test_a_damaged_file_is_named_with_its_line(data_root, capsys):
     words = ["train", "-c", str(RECIPES / "snips.yaml"), "-o", "run", "data.root=data", "--dry-run"]
     assert main(words) == 3
     assert "line 12" in " ".join(capsys.readouterr().err.split())
+
+
+def test_new_sentences_come_as_plain_text_or_as_a_table(data_root, capsys):
+    """A model of four tables: sentences of a kind are read in its form, or line by line; tags come out as files."""
+    for part, n in (("train", 60), ("dev", 12), ("test", 12)):
+        source = data_root / "conll04" / f"conll04_{part}.json"
+        target = Path("data/conll04") / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(json.loads(source.read_text(encoding="utf-8"))[:n]), encoding="utf-8")
+    for name in ("amazon_cells", "imdb", "yelp"):
+        file = f"sentiment_sentences/{name}_labelled.txt"
+        _head(data_root / file, Path("data") / file, 60)
+    settings = [*SMALL, "trainer.max_epochs=1", "data.root=data"]
+    _run(capsys, "train", "-c", str(RECIPES / "language.yaml"), "-o", "run", *settings)
+    texts = ["Booth shot President Lincoln in Washington .", "", "The plot isn't bad at all."]
+    Path("new.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    for table, tasks in (("news", ["entities", "relations"]), ("films", ["films"]), (None, ["entities", "films"])):
+        words = ["predict", "run", "new.txt", "-o", "out.csv", "--force", "--files", "files"]
+        words += ["--table", table] if table else []
+        assert main([*words, "-q"]) == 0
+        out = pd.read_csv("out.csv", keep_default_na=False)
+        assert len(out) == 3
+        assert set(tasks) <= set(out.columns)
+        assert ("films" in out.columns) == (table != "news")
+    assert [len(cell.split()) for cell in out["entities"]] == [7, 0, 7]
+    blocks = Path("files/entities/tagged.conll").read_text(encoding="utf-8").split("\n\n")
+    words = [line.split("\t")[0] for line in blocks[2].splitlines()[1:]]
+    assert words == ["The", "plot", "isn't", "bad", "at", "all", "."]
+        "The",
+        "plot",
+        "isn't",
+        "bad",
+        "at",
+        "all",
+        ".",
+    ]
+    listed = json.loads(Path("files/relations/relations.json").read_text(encoding="utf-8"))
+    assert [len(row["tokens"]) for row in listed] == [7, 0, 7]
+    pd.DataFrame({"tokens": texts}).to_csv("new.csv", index=False)
+    assert main(["predict", "run", "new.csv", "-o", "again.csv", "-q"]) == 0
+    assert Path("again.csv").read_bytes() == Path("out.csv").read_bytes()
+    found = _run(capsys, "evaluate", "run", "data/sentiment_sentences/imdb_labelled.txt", "--table", "films")
+    assert set(found["scores"]) == {"films"}
+    assert found["rows"] == 59  # the first line is a header
+    found = _run(capsys, "evaluate", "run", "data/conll04/conll04_test.json", "--table", "news")
+    assert set(found["scores"]) == {"entities", "relations"}
+    assert main(["evaluate", "run", "data/conll04/conll04_test.json"]) == 3
+    assert "doctor --list formats" in " ".join(capsys.readouterr().err.split())

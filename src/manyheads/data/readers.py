@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str], format: Format | None = None) -> pd.DataF
         if not len(frame):
             raise DataError(f"`{file}` should have at least one row. Found none that can be read.")
         return frame
-    kind = _kind(file)
+    kind = _kind(file, " Name the form of any other: a word of `manyheads doctor --list formats`.")
     if not file.is_file():
         raise DataError(
             f"`{file}` should be a file. Found {'a folder' if file.is_dir() else 'nothing there'}; check the path."
@@ -162,12 +162,12 @@ def _told(file: Path, skipped: list[str]) -> str:
     return f"{rows} left out of `{file}`. The first: {skipped[0]}"
 
 
-def _kind(file: Path) -> str:
+def _kind(file: Path, remedy: str = "") -> str:
     name = file.name.lower()
     for suffix in sorted(KINDS, key=len, reverse=True):
         if name.endswith(suffix):
             return KINDS[suffix]
-    raise DataError(f"`{file}` should end in one of {', '.join(KINDS)}. Found `{file.suffix or 'no suffix'}`.")
+    raise DataError(f"`{file}` should end in one of {', '.join(KINDS)}. Found `{file.suffix or 'no suffix'}`.{remedy}")
 
 
 def _unique(names: list[Any], what: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...faults import DataError
 from . import Format
 from ._lines import parts
+from .lines import Lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,10 @@ class Conll04(Format):
     Reference:
         Roth, Yih: A linear programming formulation for global inference in natural language tasks, 2004 (the corpus).
     """
+
+    def bare(self, path: Path) -> Format:
+        """A sentence per line, where the file is plain text."""
+        return Lines(self.on_error, "tokens") if path.suffix.lower() == ".txt" else self
 
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd

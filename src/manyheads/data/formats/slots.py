@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...faults import DataError
 from . import Format
 from ._lines import lines, parts
+from .lines import Lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,10 @@ class Slots(Format):
     Reference:
         Goo et al.: Slot-gated modeling for joint slot filling and intent prediction, 2018 (the form).
     """
+
+    def bare(self, path: Path) -> Format:
+        """A command per line, where it is a file and no folder."""
+        return Lines(self.on_error, "tokens") if path.is_file() else self
 
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
