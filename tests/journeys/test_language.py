@@ -131,14 +131,6 @@ def test_new_sentences_come_as_plain_text_or_as_a_table(data_root, capsys):
     blocks = Path("files/entities/tagged.conll").read_text(encoding="utf-8").split("\n\n")
     words = [line.split("\t")[0] for line in blocks[2].splitlines()[1:]]
     assert words == ["The", "plot", "isn't", "bad", "at", "all", "."]
-        "The",
-        "plot",
-        "isn't",
-        "bad",
-        "at",
-        "all",
-        ".",
-    ]
     listed = json.loads(Path("files/relations/relations.json").read_text(encoding="utf-8"))
     assert [len(row["tokens"]) for row in listed] == [7, 0, 7]
     pd.DataFrame({"tokens": texts}).to_csv("new.csv", index=False)
