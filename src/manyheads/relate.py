@@ -54,6 +54,10 @@ def affinity(
             found = related(spec, ready.prepared, estimators, seeds, n_jobs=n_jobs, progress=progress)
     write(found, output)
     for answer in found:
+        few = f", the first {MOST} of {len(answer.tasks)} tasks" if len(answer.tasks) > MOST else ""
+        door.screen.say(
+            f"{answer.method}: row = source, column = target{few}{'; * beyond the noise of seeds' if answer.gain else ''}"
+        )
         door.screen.show(matrix_table(answer))
         door.screen.say(f"{answer.summary} ({answer.unit})")
     door.screen.say("No estimator is safe alone: what several agree on is worth trying, and training decides.")
@@ -93,9 +97,7 @@ def matrix_table(found: Relatedness) -> Table:
         found: an answer; of more than `MOST` tasks the first are shown.
     """
     shown = range(min(len(found.tasks), MOST))
-    note = f", the first {MOST} of {len(found.tasks)} tasks" if len(found.tasks) > MOST else ""
-    title = f"{found.method}: row = source, column = target{note}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", overflow="fold")
     for j in shown:
         table.add_column(found.tasks[j], justify="right", overflow="fold")

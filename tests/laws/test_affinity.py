@@ -276,7 +276,8 @@ def test_where_nothing_shared_learns_there_is_a_reason(watching):
 
 def test_looks_keep_their_distance():
     assert interval(2, 10_000) == 10
-    assert interval(8, 10_000) == 24
-    assert interval(8, 100) == 2
+    assert interval(8, 10_000) == 12
+    assert interval(8, 50) == 5
+    assert interval(8, 3) == 1
     with pytest.raises(ConfigError, match=r"`every` should be at least 1\. Found 0"):
         Watch({}, 0)

@@ -17,19 +17,19 @@ from ..train import Training
 from . import Estimator, Reading
 from .probe import Probe, untouched
 
-LEAST, PER_TASK = 10, 3
-"""Steps between two looks: so many, and so many per task, since a look costs a pass per task."""
-ENOUGH = 50
-"""Looks that a short run has at least."""
+LEAST, PER_TASK = 10, 1.5
+"""Steps between two looks: so many, and so many per task, since a look costs passes per task."""
+ENOUGH = 10
+"""Looks that a short run has, if it has so many steps."""
 
 
 def interval(n_tasks: int, n_steps: int) -> int:
-    """Steps between two looks: a look costs about as much as three passes per task, and is to stay a part of the run.
+    """Steps between two looks: so many that a run with looks costs at most half as much again as one without.
 
     Args:
         n_steps: steps of the run at most.
     """
-    return max(min(max(LEAST, PER_TASK * n_tasks), n_steps // ENOUGH), 1)
+    return max(min(max(LEAST, round(PER_TASK * n_tasks)), n_steps // ENOUGH), 1)
 
 
 class Watch(Callback):
