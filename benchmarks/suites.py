@@ -91,15 +91,15 @@ class Suite:
 
 
 GROUPS = (("a1", "a2", "a3", "a4"), ("b1", "b2", "b3"), ("adversary",))
-SIX = tuple(f"t{i}" for i in range(1, 7))
+EIGHT = tuple(f"t{i}" for i in range(1, 9))
 _ODD = {"adversary": ("adversary",)}
 
 SUITES = (
     Suite("groups4", "two groups and an adversary, H = 4", GROUPS, 4, 3, **_ODD),
     Suite("groups8", "two groups and an adversary, H = 8", GROUPS, 8, 6, **_ODD),
     Suite("groups16", "two groups and an adversary, H = 16", GROUPS, 16, 12, **_ODD),
-    Suite("independent", "every task has hidden units of its own", tuple((t,) for t in SIX)),
-    Suite("equal", "all tasks combine the same hidden units", (SIX,)),
+    Suite("independent", "every task has hidden units of its own", tuple((t,) for t in EIGHT)),
+    Suite("equal", "all tasks combine the same hidden units", (EIGHT,)),
     Suite("scales", "two groups and an adversary, labels up to 1,000 times as large", GROUPS, scales=(1, 1000, 30),
           **_ODD),
     Suite("labels", "two groups and an adversary, every second task with 10 % of its labels", GROUPS, known=0.1,

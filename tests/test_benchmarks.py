@@ -19,7 +19,7 @@ from manyheads.catalog import index
 from manyheads.sharing import Sharing
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "harness"))
+NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "harness", "suites", "studies"))
 SLOW = {"fit_throughput"}
 """Those whose smoke run takes more than about twenty seconds."""
 
