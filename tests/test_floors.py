@@ -19,8 +19,8 @@ FLOORS = (
     "data sharing augment",
     "model spec",
     "objectives penalised evaluate modelfile problems config gates",
-    "distributed optim callback train beside stackedgradients directions alike stacked parallel members build intake "
-    "sieve export serve",
+    "distributed optim callback train beside stackedgradients directions alike stacked parallel members build "
+    "sieve intake export serve",
     "baselines compare ofgroup groups affinity readings related transfer merge tune report",
     "card runfolder display door apply examples runs relate tuning starter doctor learner estimator cli __main__",
 )

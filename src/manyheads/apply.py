@@ -22,6 +22,7 @@ from .intake import Intake, of_file
 from .members import Members
 from .modelfile import load
 from .results import Scores
+from .sieve import sifted
 from .spec import Part, RunSpec
 from .tasks import Task
 from .train import Training
@@ -95,6 +96,14 @@ def _files_of(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
     kinds = {c.name: c.kind for found in dataset.preprocess.columns.values() for c in found if c.name in frame.columns}
     files = [name for name, kind in kinds.items() if kind in ("image", "audio")]
     return [name for name in files if frame[name].map(lambda value: isinstance(value, str)).all()]
+
+
+def _skips(model_path: Path) -> bool:
+    """Whether the run leaves rows out that cannot be read."""
+    from .config import read
+
+    own = model_path / "config.yaml"
+    return own.is_file() and (read(own).get("data") or {}).get("on_error") == "skip"
 
 
 def _row_names(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
@@ -171,6 +180,8 @@ def predict(
                     f"`{table}` should have the column `{column}`. Found no such column. {hint(column, frame.columns)}"
                 )
         known = _name(dataset, table, name)
+        if _skips(model_path):
+            frame = sifted(dataset, known, frame, labels=False)
         predicted = predictions(model, dataset, known, frame, tasks)
     described: dict[str, Task] = model.tasks
     columns = {c: v for task, said in predicted.items() for c, v in described[task].columns(said).items()}
@@ -227,6 +238,8 @@ def evaluate(
     with door.hearing():
         frame = _rows(model_path, dataset, table, form, name)
         known = _name(dataset, table, name)
+        if _skips(model_path):
+            frame = sifted(dataset, known, frame, labels=True)
         tasksets = dataset.tasksets({known: frame})
         meant = list(model.tasks) if name is None else [t for t in model.tasks if t in dataset.targets[name]]
         found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test", tasks=meant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,9 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
         )
     if data.tables:
         tables, targets = _several(data, data.tables, tasks)
-        return Intake(tables, targets, split_parts(data.split, tables, tasks), data.split.kind == "column")
+        tables = _readable(spec, tasks, tables, targets)
+        parts = split_parts(data.split, tables, tasks)
+        return _learnable(spec, tasks, Intake(tables, targets, parts, data.split.kind == "column"))
     if "train" not in files:
         raise ConfigError("`data.train` should name the file with the training rows. Found nothing under that name.")
     if len(files) > 1 and data.split.kind == "column":
@@ -82,7 +84,29 @@ def take_in(spec: RunSpec, tasks: Sequence[Task]) -> Intake:
             "`data.split.kind: column` splits the rows of one file. Found several files "
             f"({', '.join(f'data.{part}' for part in files)}); remove one of both."
         )
-    return _parts_of(spec, files, tasks)
+    return _learnable(spec, tasks, _parts_of(spec, files, tasks))
+
+
+def _readable(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: dict[str, pd.DataFrame],
+    targets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, pd.DataFrame]:
+    """The rows that can be read, where the others are to be left out."""
+    from .sieve import sift
+
+    return tables if spec.data.on_error == "raise" else sift(spec.features.types, tasks, tables, targets)
+
+
+def _learnable(spec: RunSpec, tasks: Sequence[Task], intake: Intake) -> Intake:
+    """The rows whose labels training knows, where the others are to be left out."""
+    from .sieve import learnable
+
+    if spec.data.on_error == "raise":
+        return intake
+    found = learnable(spec.features.types, tasks, intake.tables, intake.targets, intake.parts)
+    return replace(intake, tables=found[0], parts=found[1])
 
 
 def form(word: Part | None, on_error: str) -> Format | None:
@@ -120,6 +144,8 @@ def _parts_of(spec: RunSpec, files: Mapping[str, str], tasks: Sequence[Task]) ->
     from .data.readers import read
 
     frames = {part: read(path, form(spec.data.format, spec.data.on_error)) for part, path in files.items()}
+    named = _readable(spec, tasks, {str(files[part]): frame for part, frame in frames.items()})
+    frames = {part: named[str(files[part])] for part in frames}
     train = frames["train"]
     sizes = tuple(
         0.0 if part in files and part != "train" else s for part, s in zip(FILES, spec.data.split.sizes, strict=True)
@@ -169,9 +195,7 @@ def equal_rows(intake: Intake, features: Mapping[str, Sequence[str]]) -> dict[st
     return {name: n for name, n in found.items() if n}
 
 
-def of_file(
-    path: str | Path, word: Part | None = None, on_error: str = "raise", labels: bool = True
-) -> pd.DataFrame:
+def of_file(path: str | Path, word: Part | None = None, on_error: str = "raise", labels: bool = True) -> pd.DataFrame:
     """The table in one file, or in a file or folder of a field's own form.
 
     Args:

@@ -85,7 +85,7 @@ class DataSpec(Section):
     format: Word | None = None
     """How files are read that do not say it by their ending: a word of `manyheads doctor --list formats`."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What becomes of a row that a format cannot read: an error, or it is left out and counted."""
+    """What becomes of a row that cannot be read: an error, or it is left out and counted."""
     ids: tuple[str, ...] = ()
     """Columns that name a row: no features, kept in predictions."""
 

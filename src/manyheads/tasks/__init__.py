@@ -396,8 +396,8 @@ def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.n
         row = int(np.flatnonzero(indices == -2)[0])
         shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
         raise DataError(
-            f"Task `{task.name}`: column `{series.name}` has the label {series.iloc[row]!r} in row {row}, which was "
-            f"never seen in training. Known labels: {shown}."
+            f"Task `{task.name}`: column `{series.name}` has the label {plain(series.iloc[row])!r} in row {row}, which "
+            f"was never seen in training. Known labels: {shown}."
         )
     return indices
 

@@ -192,7 +192,7 @@ class Segmentation(Task):
         if mask.size != other.size:
             raise DataError(
                 f"Task `{self.name}`: the mask in {where} should have the size of its picture, {other.width} x "
-                f"{other.height}. Found {mask.width} x {mask.height}."
+                f"{other.height}. Found {mask.width} x {mask.height}; leave the cell empty if there is no mask for it."
             )
 
     def _place(self, labels: pd.DataFrame, row: int) -> str:

@@ -240,7 +240,7 @@ class Detection(Task):
         except ValueError as error:
             raise DataError(
                 f"Task `{self.name}`: column `{self.picture}` should hold the picture of every row with boxes. Found "
-                f"{error} in row {row}."
+                f"{error} in row {row}; check the path, or leave the cell of boxes empty."
             ) from None
 
     # -- the net

@@ -64,7 +64,7 @@ class Audio(Column):
                 what = f"`{cell}` of column `{self.name}`" if isinstance(cell, str) else f"Column `{self.name}`"
                 raise DataError(
                     f"{what} should hold a recording: a wav file, or an array of samples. Found {error}, in "
-                    f"{place(series, i)}."
+                    f"{place(series, i)}; mend it, or leave such rows out with `data.on_error=skip`."
                 ) from None
         return found
 

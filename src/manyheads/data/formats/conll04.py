@@ -64,6 +64,8 @@ def _wrong(record: Any) -> tuple[str, str] | None:
         return "have lists of tokens, tags and relations", f"{str(record)[:60]!r}"
     if not all(isinstance(token, str) for token in [*record["tokens"], *record["tags"]]):
         return "have texts as tokens and tags", f"{str(record)[:60]!r}"
+    if not record["tokens"]:
+        return "have a token at least", "an empty list"
     if len(record["tokens"]) != len(record["tags"]):
         return "have a tag for each token", f"{len(record['tokens'])} tokens and {len(record['tags'])} tags"
     n = sum(tag[0] in "BUS" for tag in record["tags"] if tag)

@@ -50,6 +50,9 @@ class Slots(Format):
         rows = []
         for (number, sentence), (_, marks), (_, intent) in zip(words, tags, labels, strict=True):
             tokens, slots = sentence.split(), marks.split()
+            if not tokens:
+                self.refuse(f"{folder / FILES[0]}, line {number}", "hold a sentence", "an empty line")
+                continue
             if len(tokens) != len(slots) or not intent.strip():
                 where = folder / (FILES[1] if intent.strip() else FILES[2])
                 wanted = f"hold {len(tokens)} tags, one a word" if intent.strip() else "hold a label"
