@@ -51,7 +51,7 @@ def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = 
         )
     sections = sketch(table) if table.is_dir() else {}
     with door.hearing():
-        frame = of_file(table, Part.of(sections["data"]["format"]) if sections else None)
+        frame = of_file(table, Part.of(sections["data"]["format"]) if sections else None, "skip")
     known = list(sections["tasks"]) if sections else list(frame.columns)
     for column in targets or ():
         if column not in known:

@@ -72,6 +72,11 @@ def test_from_a_folder_of_pictures_to_masks(zoo, capsys):
     spec = json.loads((zoo / "run" / "model" / "spec.json").read_text(encoding="utf-8"))["model"]
     assert spec["encoder"]["name"] == "image"
     assert spec["members"] == 1
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert page.count('<figure class="example">') == 4
+    assert "shape: predicted" in page
+    assert "of the labelled pixels are right" in page
+    assert Path("run/examples.json").stat().st_size < 1_500_000
     valid = pd.read_parquet("run/predictions/valid.parquet")
     assert {"kind", "kind__prob", "shape__share_0", "shape__share_1"} <= set(valid.columns)
 
@@ -125,7 +130,10 @@ def test_a_config_from_a_folder(zoo, capsys):
     assert main(["init", "nothing", "-o", "no.yaml"]) == 3
     assert "a folder of pictures" in capsys.readouterr().err
     assert main(["init", "zoo/masks", "-o", "no.yaml", "-q"]) == 0  # pictures too, for all that anybody knows
-    assert not Path("other.yaml").exists()
+    Path("zoo/images/sun_1.png").write_bytes(b"no picture")
+    assert main(["init", "zoo", "-o", "damaged.yaml", "-q"]) == 0  # `check` and `train` say which file is damaged
+    assert main(["check", "-c", "damaged.yaml", "-q"]) == 3
+    assert "sun_1.png" in capsys.readouterr().err
 
 
 def test_members_of_pictures(zoo, capsys):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from manyheads.data.formats.pictures import Pictures
+from manyheads.faults import DataError
 from manyheads.intake import of_file
 from manyheads.spec import Part
 
@@ -48,6 +49,28 @@ def test_masks_are_told_from_pictures(tmp_path, places):
     assert found["data"]["split"]["kind"] == "random"
     assert len(frame) == 6
     assert frame["image"].str.endswith(".jpg").all()
+
+
+def test_masks_may_be_named_by_what_is_behind(tmp_path):
+    for i in range(12):
+        _photo(tmp_path / "images" / f"{i}.jpg")
+        if i < 9:
+            _mask(tmp_path / "masks" / f"{i}_mask.png", (0, 1, 2))
+    found, frame = _read(tmp_path, ["mask"])
+    assert found["data"]["format"]["behind"] == "_mask"
+    assert set(found["tasks"]) == {"mask"}
+    assert frame["mask"].notna().sum() == 9
+
+
+def test_masks_in_colours_are_refused(tmp_path):
+    for i in range(4):
+        _photo(tmp_path / "images" / f"{i}.png")
+        colours = np.zeros((20, 30, 3), np.uint8)
+        colours[:, 10 + i :, 0] = 200
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(colours).save(tmp_path / "masks" / f"{i}.png")
+    with pytest.raises(DataError, match=r"masks` should hold masks with one number a pixel. Found colours; save"):
+        Pictures.sketch(tmp_path)
 
 
 def test_black_and_white_masks_are_two_classes(tmp_path):

@@ -289,6 +289,17 @@ def test_an_ignored_pixel_teaches_nothing():
     assert torch.isfinite(output.grad).all()
 
 
+def test_masks_that_would_teach_something_else_are_refused():
+    black = pd.DataFrame({"m": objects([np.array([[0, 255]], np.uint8)])})
+    with pytest.raises(DataError, match=r"Found 1; if 255 is a class, .*`values: \{0: background, 255: thing\}`"):
+        Segmentation("m", size=(1, 2)).fitted(black)
+    both = Segmentation("m", size=(1, 2), values={0: "background", 255: "thing"}, ignore=[]).fitted(black)
+    assert both.encode(black)[0].tolist() == [[[0, 1]]]
+    lossy = pd.DataFrame({"m": [_bytes(np.eye(9, dtype=np.uint8) * 200, "JPEG")]})
+    with pytest.raises(DataError, match="Found a JPEG, whose numbers are not exact; save masks as PNG"):
+        Segmentation("m", size=9).fitted(lossy)
+
+
 def test_a_head_for_masks_reads_several_stages_under_every_attachment():
     layout = {"t": {"image:p": {"channels": 3, "size": [32, 48], "mean": [99.0] * 3, "sd": [50.0] * 3}}}
     x = {"image:p": torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)}

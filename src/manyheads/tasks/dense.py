@@ -128,9 +128,10 @@ class Segmentation(Task):
                 largest = max(largest, int(array[~np.isin(array, self.ignored)].max(initial=-1)))
             names = tuple(map(str, range(largest + 1)))
         if not 2 <= len(names) <= IGNORED:
+            black = "; if 255 is a class, as in masks of black and white, set `values: {0: background, 255: thing}`, "
             raise DataError(
                 f"Task `{self.name}`: the masks of column `{self.targets[0]}` should have 2 to {IGNORED} classes in "
-                f"the training part. Found {len(names)}."
+                f"the training part. Found {len(names)}{black + '`ignore: []`' if IGNORED in self.ignored else ''}."
             )
         known = self._replace(names=names)
         target = known.encode(labels)[0]
@@ -174,6 +175,8 @@ class Segmentation(Task):
                 image = opened(series.iloc[row], self.root)
                 if pictures is not None and pictures.notna().iloc[row]:
                     self._same_size(image, pictures.iloc[row], self._place(labels, row))
+                if image.format == "JPEG":
+                    raise ValueError("a JPEG, whose numbers are not exact; save masks as PNG,")
                 array = indices(image)
             except DataError:
                 raise

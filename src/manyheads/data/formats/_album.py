@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...faults import DataError
 from ...masks import IGNORED
 from ...pictures import SIZE, indices, opened, pixels
 
@@ -39,12 +40,16 @@ def sketch(path: Path, endings: Sequence[str]) -> dict[str, Any] | None:
         endings: of files that are pictures.
     """
     folders = _folders(path, lambda file: file.suffix.lower() in endings)
-    masks = {f: stems for f, stems in folders.items() if _has_others(stems, folders, f) and _masks(path / f, stems)}
+    behind = _behind(folders)
+    masks = {f: stems for f, stems in folders.items() if _has_others(stems, folders, f, behind)}
+    masks = {f: stems for f, stems in masks.items() if _masks(path / f, stems)}
     images = {f: stems for f, stems in folders.items() if f not in masks}
     if not images:  # pictures of few numbers, of which each looks like a mask
         masks, images = {}, folders
     if not images:
         return None
+    if not masks:
+        _refuse_colours(path, folders)
     boxes = _folders(path, lambda file: file.suffix.lower() == ".xml")
     boxed = [f for f, stems in boxes.items() if any(stems.keys() & own.keys() for own in images.values())]
     form: dict[str, Any] = {"name": "pictures"}
@@ -63,6 +68,7 @@ def sketch(path: Path, endings: Sequence[str]) -> dict[str, Any] | None:
         base, own_parts, _ = _divided(list(masks))
         if set(own_parts) == set(parts):
             form["masks"] = {p: str(base / word) for p, word in own_parts.items()} if parts else str(base)
+            form |= {"behind": behind} if behind else {}
             tasks["mask"] = {"type": "segmentation", **_numbers(path, masks)}
     if len(boxed) == 1:
         form["boxes"] = boxed[0]
@@ -91,9 +97,44 @@ def _folders(path: Path, wanted: Callable[[Path], bool]) -> dict[str, dict[str, 
     return found
 
 
-def _has_others(stems: dict[str, str], folders: dict[str, dict[str, str]], own: str) -> bool:
+def _behind(folders: dict[str, dict[str, str]]) -> str:
+    """What the files of one folder have behind the stems of another's (``_mask``); empty where no two are so."""
+    for one, own in folders.items():
+        first = next(iter(own))
+        for other, theirs in folders.items():
+            for end in (first[k:] for k in range(1, len(first)) if one != other and first[:k] in theirs):
+                if not end[0].isalnum() and all(s.endswith(end) and s.removesuffix(end) in theirs for s in own):
+                    return end
+    return ""
+
+
+def _has_others(stems: dict[str, str], folders: dict[str, dict[str, str]], own: str, behind: str) -> bool:
     """Whether half of these or more are in one other folder too."""
-    return any(2 * len(stems.keys() & other.keys()) >= len(stems) for f, other in folders.items() if f != own)
+    names = {stem.removesuffix(behind) for stem in stems}
+    return any(2 * len(names & other.keys()) >= len(names) for f, other in folders.items() if f != own)
+
+
+def _refuse_colours(path: Path, folders: dict[str, dict[str, str]]) -> None:
+    """Complain about pictures of few colours that have the names of others: they are masks that nobody can read."""
+    few = {}
+    for folder, stems in folders.items():
+        seen = _some([path / folder / name for name in stems.values()])
+        colours: set[int] = set()
+        for file in seen:
+            try:
+                pixel = np.asarray(pixels(opened(str(file))).convert("RGB")).astype(np.int64)
+            except ValueError:
+                continue
+            colours |= set(np.unique(pixel @ np.array([65536, 256, 1])).tolist())
+            if len(colours) > MOST_NUMBERS:
+                break
+        few[folder] = len(colours) <= MOST_NUMBERS
+    for folder, stems in folders.items():
+        if few[folder] and any(2 * len(stems.keys() & folders[f].keys()) >= len(stems) for f in few if not few[f]):
+            raise DataError(
+                f"`{path / folder}` should hold masks with one number a pixel. Found colours; save them as PNG files "
+                "of one channel (or with a palette), a number per class."
+            )
 
 
 def _some(files: Sequence[Path]) -> Sequence[Path]:

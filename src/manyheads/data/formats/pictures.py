@@ -50,6 +50,7 @@ class Pictures(Format):
         on_error: ``raise`` or ``skip``.
         images: the folder with the pictures, with those in it; or one per part.
         masks: the folder with the masks; or one per part, as `images`.
+        behind: what the name of a mask has behind the stem of its picture: ``_mask``.
         boxes: the folder with the XML files.
         pattern: a regular expression that the whole stem of a file matches; other files are refused.
         classes: ``folder``, or nothing.
@@ -75,6 +76,7 @@ class Pictures(Format):
         on_error: str = "raise",
         images: str | dict[str, str] = ".",
         masks: str | dict[str, str] | None = None,
+        behind: str = "",
         boxes: str | None = None,
         pattern: str | None = None,
         classes: str | None = None,
@@ -111,7 +113,7 @@ class Pictures(Format):
             self.pattern = None if pattern is None else re.compile(pattern)
         except re.error as error:
             raise ValueError(f"`pattern` should be a regular expression. Found: {error}.") from None
-        self.boxes, self.classes, self.parts = boxes, classes, parts
+        self.behind, self.boxes, self.classes, self.parts = behind, boxes, classes, parts
         self.table, self.columns = table, list(columns or [])
         self.present = {int(k): str(v) for k, v in (present or {}).items()}
         self.components = {int(k): str(v) for k, v in (components or {}).items()}
@@ -208,7 +210,7 @@ class Pictures(Format):
         if self.classes == "folder":
             row["class"] = file.parent.name
         if masks is not None:
-            found = masks.get(file.stem)
+            found = masks.get(file.stem + self.behind)
             row["mask"] = None if found is None else str(found)
             derived = self._of_mask(found, (width, height))
             if derived is None:
