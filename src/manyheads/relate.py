@@ -55,9 +55,8 @@ def affinity(
     write(found, output)
     for answer in found:
         few = f", the first {MOST} of {len(answer.tasks)} tasks" if len(answer.tasks) > MOST else ""
-        door.screen.say(
-            f"{answer.method}: row = source, column = target{few}{'; * beyond the noise of seeds' if answer.gain else ''}"
-        )
+        sure = "; * = beyond the noise of seeds" if answer.gain else ""
+        door.screen.say(f"{answer.method}: row = source, column = target{few}{sure}")
         door.screen.show(matrix_table(answer))
         door.screen.say(f"{answer.summary} ({answer.unit})")
     door.screen.say("No estimator is safe alone: what several agree on is worth trying, and training decides.")
