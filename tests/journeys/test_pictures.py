@@ -136,6 +136,22 @@ def test_a_config_from_a_folder(zoo, capsys):
     assert "sun_1.png" in capsys.readouterr().err
 
 
+def test_masks_and_classes_compared_with_a_model_each(zoo, capsys):
+    small = ["model.encoder={name: image, width: 4, n_stages: 3}", "trainer.max_epochs=2"]
+    assert main(["compare", "-c", "run.yaml", "-o", "against", "--repeats", "2", "--json", "-q", *small]) == 0
+    said = _said(capsys)
+    for name, metric in (("kind", "roc_auc"), ("shape", "mean_iou")):
+        found = said["tasks"][name]
+        assert found["metric"] == metric
+        assert 0 <= found["joint"] <= 1
+        assert 0 <= found["single"] <= 1
+        assert found["linear"] is found["boosting"] is None  # there is no such model of pictures
+    page = Path("against/report.html").read_text(encoding="utf-8")
+    costs = page[page.index("What each method cost") :].partition("</table>")[0]
+    assert "single" in costs
+    assert "boosting" not in costs
+
+
 def test_members_of_pictures(zoo, capsys):
     _write(CONFIG | {"model": {"members": 2, "encoder": {"name": "image", "width": 4, "n_stages": 3}}})
     assert main(["train", "-c", "run.yaml", "-o", "run", "-q", "trainer.max_epochs=1"]) == 0
