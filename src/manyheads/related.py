@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +37,8 @@ if TYPE_CHECKING:
 
 METHODS = ("cosine", "lookahead", "rsa", "cka")
 """What is asked where nobody says: one joint run and one single-task model per task, for each seed."""
-
-Readings = list[tuple[int, Reading]]
-
-
-@dataclass
-class _Seed:
-    """What is trained with one seed."""
-
-    seed: int
-    train: Mapping[str, Taskset]
-    held: Mapping[str, Taskset]
-    joint: Training | None = None
-    singles: dict[str, Training] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], Training] = field(default_factory=dict)
+TEXTS = {"single": "single-task models", "pairs": "pairs of tasks"}
+"""What is trained beside joint runs."""
 
 
 def affinity(
@@ -130,158 +119,185 @@ def related(
     Raises:
         ConfigError: fewer than two tasks, or no seed.
     """
-    n = len(prepared.tasks)
-    if n < 2 or seeds < 1:
-        raise ConfigError(
-            f"Relatedness should be asked of two tasks or more, with one seed or more. Found {n} and {seeds}."
-        )
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
-    kinds = {kind: {w: e for w, e in estimators.items() if e.looks_at == kind} for kind in ("joint", "single", "pairs")}
-    rounds = [_round(spec, prepared, seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
-    found: dict[str, list[Readings]] = {w: [] for w in estimators}
-    seconds = dict.fromkeys(estimators, 0.0)
-    until: list[int] = []
-    for one in rounds if kinds["joint"] else ():
-        one.joint = _training(spec, prepared, prepared.tasks, one)
-    if kinds["joint"]:
-        for watch, kept in _watched([r.joint for r in rounds if r.joint], kinds["joint"], every, n_jobs, progress):
-            until.append(kept)
-            for w in kinds["joint"]:
-                found[w].append(watch.readings[w])
-                seconds[w] += watch.seconds[w]
-    if kinds["single"] or kinds["pairs"]:
-        _train_few(spec, prepared, rounds, bool(kinds["pairs"]), seconds, kinds, n_jobs, progress)
-    for one in rounds if kinds["single"] else ():
-        seen = _singles(prepared, one)
-        for w, estimator in kinds["single"].items():
-            started = time.perf_counter()
-            found[w].append([(0, estimator.measure(seen))])
-            seconds[w] += time.perf_counter() - started
-    for w, estimator in kinds["pairs"].items():
-        found[w] = [[(0, estimator.measure(seen))] for seen in _together(prepared, rounds)]
-    names = [t.name for t in prepared.tasks]
-    return tuple(
-        gathered(w, e, names, found[w], seconds[w], until if e.looks_at == "joint" else None)
-        for w, e in estimators.items()
-    )
+    study = Study(spec, prepared, estimators, seeds, every=every)
+    study.watch(n_jobs, progress)
+    for kind, runs in study.runs().items():
+        started = time.perf_counter()
+        run_over(runs, None if progress is None else partial(progress, TEXTS[kind]), n_jobs)
+        study.seconds[kind] = time.perf_counter() - started
+    return study.result()
 
 
-def _round(spec: RunSpec, prepared: Prepared, seed: int) -> _Seed:
-    """The rows to learn from, and those that no model of this seed learns from."""
-    train, valid = prepared.tasksets["train"], prepared.tasksets["valid"]
-    if any(map(len, valid.values())):
-        return _Seed(seed, train, valid)
-    ((within, held),) = held_out(spec, train, 1, seed)
-    return _Seed(seed, {t: rows.take(within[t]) for t, rows in train.items()}, held)
+@dataclass
+class _Seed:
+    """What is trained with one seed."""
+
+    seed: int
+    train: Mapping[str, Taskset]
+    held: Mapping[str, Taskset]
+    singles: dict[str, Training] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Training] = field(default_factory=dict)
 
 
-def _training(spec: RunSpec, prepared: Prepared, tasks: Sequence[Task], one: _Seed) -> Training:
-    """A run of some of the tasks on the rows that label them, as `compare` and `groups` train them."""
-    names = [t.name for t in tasks]
-    train, held = one.train, one.held
-    if len(tasks) < len(prepared.tasks):
-        train, held = labelled_rows(train, names), labelled_rows(held, names)
-    mine = [replace(t, sees=tuple(other for other in t.sees if other in names)) for t in tasks]
-    layouts = prepared.dataset.preprocess.layouts
-    made = make_training(spec, layouts, mine, train, held, seed=one.seed)
-    assert isinstance(made, Training)  # of one member
-    made.primary_only = True
-    return made
+class Study:
+    """A study whose models are to be trained by the caller, so that those of many studies can be trained together.
 
+    ``watch()``, then all of ``runs()`` to their end, then ``result()``.
 
-def _watched(
-    runs: Sequence[Training],
-    estimators: Mapping[str, Estimator[Any]],
-    every: int | None,
-    n_jobs: int,
-    progress: Progress | None,
-) -> list[tuple[Watch, int]]:
-    """What was read of each run, and the step whose weights it kept; they are trained to their end."""
-    work = [(run, Watch(estimators, every)) for run in runs]
-    n_jobs = min(n_jobs, len(runs))
-    answers = []
-    if n_jobs == 1:
-        found: Any = (_carry(run, watch) for run, watch in work)
-    else:
-        from joblib import Parallel, delayed, parallel_config
+    Args:
+        spec: the run.
+        prepared: tables that are ready.
+        estimators: by their word.
+        seeds: trainings of each model.
+        every: steps between two looks at a joint run.
 
-        with parallel_config("loky", inner_max_num_threads=1):
-            found = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_carry)(run, watch) for run, watch in work)
-    for answer in found:
-        answers.append(answer)
-        if progress is not None:
-            progress("joint model", len(answers), len(runs))
-    return answers
+    Attributes:
+        seconds: what training took, by kind of run; whoever trains them says so.
+
+    Raises:
+        ConfigError: fewer than two tasks, or no seed.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        prepared: Prepared,
+        estimators: Mapping[str, Estimator[Any]],
+        seeds: int = 3,
+        *,
+        every: int | None = None,
+    ) -> None:
+        n = len(prepared.tasks)
+        if n < 2 or seeds < 1:
+            raise ConfigError(
+                f"Relatedness should be asked of two tasks or more, with one seed or more. Found {n} and {seeds}."
+            )
+        self.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
+        self.prepared, self.estimators, self.every = prepared, dict(estimators), every
+        self.rounds = [self._round(seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
+        self.seconds = dict.fromkeys(TEXTS, 0.0)
+        self._watched: list[tuple[Watch, int]] = []
+
+    def of(self, kind: str) -> dict[str, Estimator[Any]]:
+        """The estimators that look at joint runs, at single-task models or at pairs."""
+        return {w: e for w, e in self.estimators.items() if e.looks_at == kind}
+
+    def watch(self, n_jobs: int = 1, progress: Progress | None = None) -> None:
+        """Train the joint models of all seeds, watched, where an estimator asks for them.
+
+        Args:
+            n_jobs: processes.
+            progress: told what is being done.
+        """
+        if not self.of("joint"):
+            return
+        work = [(self._training(self.prepared.tasks, one), Watch(self.of("joint"), self.every)) for one in self.rounds]
+        n_jobs = min(n_jobs, len(work))
+        if n_jobs == 1:
+            found: Any = (_carry(run, watch) for run, watch in work)
+        else:
+            from joblib import Parallel, delayed, parallel_config
+
+            with parallel_config("loky", inner_max_num_threads=1):
+                found = Parallel(n_jobs, return_as="generator")(delayed(_carry)(run, watch) for run, watch in work)
+        for answer in found:
+            self._watched.append(answer)
+            if progress is not None:
+                progress("joint model", len(self._watched), len(work))
+
+    def runs(self) -> dict[str, list[Training]]:
+        """The runs that estimators ask for beside joint ones, by kind: ``single`` and ``pairs``."""
+        if not self.of("single") and not self.of("pairs"):
+            return {}
+        size = self._training(self.prepared.tasks, self.rounds[0]).sampler.batch_size
+        names, single = [t.name for t in self.prepared.tasks], alone(self.spec, size)
+        for one in self.rounds:
+            one.singles = {t.name: self._training([t], one, single) for t in self.prepared.tasks}
+        found = {"single": [run for one in self.rounds for run in one.singles.values()]}
+        if self.of("pairs"):
+            for one in self.rounds:
+                for a, b in combinations(self.prepared.tasks, 2):
+                    pair = a.name, b.name
+                    one.pairs[pair] = self._training([a, b], one, of_group(self.spec, pair, names, size))
+            found["pairs"] = [run for one in self.rounds for run in one.pairs.values()]
+        return found
+
+    def result(self) -> tuple[Relatedness, ...]:
+        """What each estimator says, in their order."""
+        answers: dict[str, Relatedness] = {}
+        names = [t.name for t in self.prepared.tasks]
+        until = [kept for _, kept in self._watched]
+        for w, joint in self.of("joint").items():
+            looks = [watch.readings[w] for watch, _ in self._watched]
+            answers[w] = gathered(w, joint, names, looks, sum(watch.seconds[w] for watch, _ in self._watched), until)
+        seconds = dict.fromkeys(self.of("single"), self.seconds["single"])
+        found: dict[str, list[list[tuple[int, Reading]]]] = {w: [] for w in seconds}
+        for one in self.rounds if seconds else ():
+            seen = self._singles(one)
+            for w, single in self.of("single").items():
+                started = time.perf_counter()
+                found[w].append([(0, single.measure(seen))])
+                seconds[w] += time.perf_counter() - started
+        answers |= {w: gathered(w, e, names, found[w], seconds[w]) for w, e in self.of("single").items()}
+        for w, pairs in self.of("pairs").items():
+            readings = [[(0, pairs.measure(seen))] for seen in self._together()]
+            answers[w] = gathered(w, pairs, names, readings, sum(self.seconds.values()))
+        return tuple(answers[w] for w in self.estimators)
+
+    def _round(self, seed: int) -> _Seed:
+        """The rows to learn from, and those that no model of this seed learns from."""
+        train, valid = self.prepared.tasksets["train"], self.prepared.tasksets["valid"]
+        if any(map(len, valid.values())):
+            return _Seed(seed, train, valid)
+        ((within, held),) = held_out(self.spec, train, 1, seed)
+        return _Seed(seed, {t: rows.take(within[t]) for t, rows in train.items()}, held)
+
+    def _training(self, tasks: Sequence[Task], one: _Seed, spec: RunSpec | None = None) -> Training:
+        """A run of some of the tasks on the rows that label them, as `compare` and `groups` train them."""
+        names = [t.name for t in tasks]
+        train, held = one.train, one.held
+        if len(tasks) < len(self.prepared.tasks):
+            train, held = labelled_rows(train, names), labelled_rows(held, names)
+        mine = [replace(t, sees=tuple(other for other in t.sees if other in names)) for t in tasks]
+        layouts = self.prepared.dataset.preprocess.layouts
+        made = make_training(spec or self.spec, layouts, mine, train, held, seed=one.seed)
+        assert isinstance(made, Training)  # of one member
+        made.primary_only = True
+        return made
+
+    def _singles(self, one: _Seed) -> Singles:
+        tables = {name: tuple(run.sampler.tasksets) for name, run in one.singles.items()}
+        models = {name: run.model for name, run in one.singles.items()}
+        dtype = next(p.dtype for model in models.values() for p in model.parameters())
+        train, held = ({t: rows.to(dtype) for t, rows in own.items()} for own in (one.train, one.held))
+        return Singles(models, {t.name: t for t in self.prepared.tasks}, train, held, tables, one.seed)
+
+    def _together(self) -> list[Together]:
+        """The scores on held-out rows, of each seed; what changes are relative to is decided over all seeds."""
+        scores: list[tuple[dict[str, float | None], dict[tuple[str, str], float | None]]] = []
+        for one in self.rounds:
+            by_itself = {name: _score(run, name) for name, run in one.singles.items()}
+            paired: dict[tuple[str, str], float | None] = {}
+            for (a, b), run in one.pairs.items():
+                paired |= {(a, b): _score(run, a), (b, a): _score(run, b)}
+            scores.append((by_itself, paired))
+        baseline: dict[str, float | None] = {}
+        up: dict[str, bool] = {}
+        for task in self.prepared.tasks:
+            own = np.array([s[task.name] for s, _ in scores], dtype=np.float64)  # None becomes NaN
+            up[task.name] = metrics.find(task.metrics[0]).greater_is_better
+            absolute = statistics.is_absolute(own, task.metrics[0])
+            baseline[task.name] = None if absolute else abs(float(own[~np.isnan(own)].mean()))
+        return [Together(by_itself, paired, baseline, up) for by_itself, paired in scores]
 
 
 def _carry(run: Training, watch: Watch) -> tuple[Watch, int]:
+    """What was read of a run, and the step whose weights it kept; it is trained to its end."""
     run.callbacks.append(watch)
     run.run()
     each = -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
     watch.forget()
     return watch, (run.best.epoch + 1) * each if run.best.epoch >= 0 else run.step
-
-
-def _train_few(
-    spec: RunSpec,
-    prepared: Prepared,
-    rounds: Sequence[_Seed],
-    pairs: bool,
-    seconds: dict[str, float],
-    kinds: Mapping[str, Mapping[str, Estimator[Any]]],
-    n_jobs: int,
-    progress: Progress | None,
-) -> None:
-    """Train the single-task models of all seeds, and the pairs where they are asked."""
-    size = _training(spec, prepared, prepared.tasks, rounds[0]).sampler.batch_size
-    names, single = [t.name for t in prepared.tasks], alone(spec, size)
-    tell: Callable[[str], Any] = lambda text: (  # noqa: E731
-        None if progress is None else lambda done, n: progress(text, done, n)
-    )
-    started = time.perf_counter()
-    for one in rounds:
-        one.singles = {t.name: _training(single, prepared, [t], one) for t in prepared.tasks}
-    run_over([run for one in rounds for run in one.singles.values()], tell("single-task models"), n_jobs)
-    took = time.perf_counter() - started
-    for w in (*kinds["single"], *kinds["pairs"]):
-        seconds[w] += took
-    if not pairs:
-        return
-    started = time.perf_counter()
-    for one in rounds:
-        for a, b in combinations(prepared.tasks, 2):
-            pair = a.name, b.name
-            one.pairs[pair] = _training(of_group(spec, pair, names, size), prepared, [a, b], one)
-    run_over([run for one in rounds for run in one.pairs.values()], tell("pairs of tasks"), n_jobs)
-    for w in kinds["pairs"]:
-        seconds[w] += time.perf_counter() - started
-
-
-def _singles(prepared: Prepared, one: _Seed) -> Singles:
-    tables = {name: tuple(run.sampler.tasksets) for name, run in one.singles.items()}
-    models = {name: run.model for name, run in one.singles.items()}
-    dtype = next(p.dtype for model in models.values() for p in model.parameters())
-    train, held = ({t: rows.to(dtype) for t, rows in own.items()} for own in (one.train, one.held))
-    return Singles(models, {t.name: t for t in prepared.tasks}, train, held, tables, one.seed)
-
-
-def _together(prepared: Prepared, rounds: Sequence[_Seed]) -> list[Together]:
-    """The scores on held-out rows, of each seed; what changes are relative to is decided over all seeds."""
-    scores: list[tuple[dict[str, float | None], dict[tuple[str, str], float | None]]] = []
-    for one in rounds:
-        by_itself = {name: _score(run, name) for name, run in one.singles.items()}
-        paired: dict[tuple[str, str], float | None] = {}
-        for (a, b), run in one.pairs.items():
-            paired |= {(a, b): _score(run, a), (b, a): _score(run, b)}
-        scores.append((by_itself, paired))
-    baseline: dict[str, float | None] = {}
-    up: dict[str, bool] = {}
-    for task in prepared.tasks:
-        own = np.array([s[task.name] for s, _ in scores], dtype=np.float64)  # None becomes NaN
-        up[task.name] = metrics.find(task.metrics[0]).greater_is_better
-        absolute = statistics.is_absolute(own, task.metrics[0])
-        baseline[task.name] = None if absolute else abs(float(own[~np.isnan(own)].mean()))
-    return [Together(by_itself, paired, baseline, up) for by_itself, paired in scores]
 
 
 def _score(run: Training, name: str) -> float | None:
