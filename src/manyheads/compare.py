@@ -35,6 +35,8 @@ Progress = Callable[[str, int, int], None]
 
 NETS = ("joint", "single")
 SIMPLE = tuple(baselines.BASELINES)
+MOST_NOTES = 5
+"""Remarks on simple models that a protocol has at most."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class _Repeat:
     """net -> task, with what its held-out rows taught it."""
     values: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """method -> task -> primary metric."""
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(task, simple model) -> why it is not what its name says."""
 
 
 def compare(
@@ -149,7 +153,13 @@ def verdicts_of(
     ratio = None if fixed else {t: _ratio(rounds[0].prepared, t) for t in names}
     tests = _row_tests(rounds, fitted, spec) if fixed else None
     verdicts = judge(
-        described, directions, "single", ratio, tests, _protocol(spec, repeats, fixed), "seed" if fixed else "repeat"
+        described,
+        directions,
+        "single",
+        ratio,
+        tests,
+        " ".join([_protocol(spec, rounds, fixed), *_simple(rounds, methods)]),
+        "seed" if fixed else "repeat",
     )
     budget = _budget(spec, rounds, seconds)
     comparisons = {n: c.model_copy(update={"budget": budget}) for n, c in verdicts.comparisons.items()}
@@ -270,6 +280,9 @@ def _baselines(
         )  # fmt: skip
         for method in methods:
             one.values[method] = {task: own[method].score.value for task, own in found.items() if method in own}
+            one.notes |= {
+                (t, method): own[method].note for t, own in found.items() if method in own and own[method].note
+            }
             seconds[method] += sum(own[method].seconds for own in found.values() if method in own) / len(rounds)
     return seconds
 
@@ -350,9 +363,29 @@ def _budget(spec: RunSpec, rounds: Sequence[_Repeat], seconds: Mapping[str, floa
     }
 
 
-def _protocol(spec: RunSpec, repeats: int, fixed: bool) -> str:
-    split = spec.data.split
-    chosen = "on validation" if split.sizes[1] else "on the rows that each member holds out of the training part"
+def _simple(rounds: Sequence[_Repeat], methods: Sequence[str]) -> list[str]:
+    """What simple models could not do, in sentences."""
+    values = [one.values for one in rounds]
+    learnt = [m for m in methods if m != "constant"]
+    lost = [t.name for t in rounds[0].prepared.tasks if not any(t.name in v[m] for v in values for m in learnt)]
+    layouts = rounds[0].prepared.dataset.preprocess.layouts
+    said = []
+    if learnt and lost:
+        named = ", ".join([*lost[:8], *(["..."] if len(lost) > 8 else [])])
+        said.append(
+            f"There is no {' and no '.join(learnt)} for {named}: they read columns of numbers and categories, and say "
+            "numbers and classes."
+        )
+    elif learnt and any(":" in kind for layout in layouts.values() for kind in layout):
+        said.append(f"Of the columns, {' and '.join(learnt)} read numbers and categories alone.")
+    noted = dict.fromkeys(f"{task}, {method}: {note}" for one in rounds for (task, method), note in one.notes.items())
+    return [*said, *list(noted)[:MOST_NOTES]]
+
+
+def _protocol(spec: RunSpec, rounds: Sequence[_Repeat], fixed: bool) -> str:
+    split, repeats = spec.data.split, len(rounds)
+    held = any(len(rows) for rows in rounds[0].prepared.tasksets["valid"].values())
+    chosen = "on validation" if held else "on the rows that each member holds out of the training part"
     if fixed:
         return (
             f"The split is the one given; {repeats} seeds, whose deltas are averaged. Intervals are over test rows "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .metrics import Metric, Predicted, redraws
+from .metrics import METRICS, Metric, Predicted, redraws
 
 ALPHA = 0.05
 SMALL = 0.05
@@ -149,8 +149,16 @@ def repeats_needed(
 # ---- deltas
 
 
+def scale(metric: str) -> float:
+    """What an absolute change of a metric is measured in: the best value where that is neither 0 nor 1 (30 decibels of
+    gain), else 1."""
+    known = METRICS.get(metric)
+    return known.best if known is not None and known.best and math.isfinite(known.best) else 1.0
+
+
 def is_absolute(single: ArrayLike, metric: str = "") -> bool:
-    """Whether a task's delta is an absolute change: for R2, and where the baseline's mean over repeats is under 0.05.
+    """Whether a task's delta is an absolute change: for R2, and where the baseline's mean over repeats is under 0.05
+    (of its `scale`).
 
     Args:
         single: the baseline's value in each repeat; NaN are left out.
@@ -158,16 +166,18 @@ def is_absolute(single: ArrayLike, metric: str = "") -> bool:
     """
     values = floats(single)
     values = values[~np.isnan(values)]
-    return metric in ABSOLUTE or not len(values) or abs(float(values.mean())) < SMALL
+    return metric in ABSOLUTE or not len(values) or abs(float(values.mean())) < SMALL * scale(metric)
 
 
-def delta(joint: ArrayLike, single: ArrayLike, greater_is_better: bool, absolute: bool = False) -> NDArray[np.float64]:
+def delta(
+    joint: ArrayLike, single: ArrayLike, greater_is_better: bool, absolute: bool = False, metric: str = ""
+) -> NDArray[np.float64]:
     r"""The signed change of the joint model against the single-task model in each repeat, positive = better.
 
     .. math:: \delta_r = \pm (J_r - S_r) / |\bar S|
 
     with + where greater is better, and :math:`\bar S` the mean of S over the repeats where it is defined;
-    without the division where `absolute`. A negative baseline does not turn the sign round.
+    divided by the metric's `scale` where `absolute`. A negative baseline does not turn the sign round.
 
     Shape:
         joint, single: (n,); returns (n,), NaN where either is.
@@ -177,6 +187,7 @@ def delta(joint: ArrayLike, single: ArrayLike, greater_is_better: bool, absolute
         single: S, the metric of the baseline.
         greater_is_better: the metric's direction.
         absolute: from `is_absolute`, decided once per task.
+        metric: the metric's name.
 
     Raises:
         ValueError: lengths differ, or a relative change is asked of a baseline whose mean is 0.
@@ -187,7 +198,7 @@ def delta(joint: ArrayLike, single: ArrayLike, greater_is_better: bool, absolute
     change = j - s if greater_is_better else s - j
     there = s[~np.isnan(s)]
     if absolute or not len(there):
-        return change
+        return change / scale(metric)
     size = abs(float(there.mean()))
     if size == 0:
         raise ValueError("A relative change needs a baseline that is not 0. Found a mean of 0: use `absolute=True`.")
@@ -255,7 +266,7 @@ def paired_draws(
     if j is None or s is None:
         return None, np.full(len(a), np.nan)
     sign = 1 if metric.greater_is_better else -1
-    size = 1.0 if is_absolute([s], metric.name) else abs(s)
+    size = scale(metric.name) if is_absolute([s], metric.name) else abs(s)
     return sign * (j - s) / size, sign * (a - b) / size
 
 

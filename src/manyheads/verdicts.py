@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalog import hint
+from .metrics import METRICS
 from .results import Comparison, Interval, Method, TaskComparison, Value
 from .statistics import (
     ALPHA,
@@ -110,7 +111,7 @@ def compare(
             joint, single = (_row(given[n], task, n_repeats) for n in (name, baseline))
             absolute = is_absolute(single, direction.metric)
             absolutes[name, task] = absolute
-            changes[name][task] = delta(joint, single, direction.greater_is_better, absolute)
+            changes[name][task] = delta(joint, single, direction.greater_is_better, absolute, direction.metric)
             found[name, task] = (tests or {}).get((name, task)) or resampled_t(changes[name][task], ratios[task])
     keys = list(found)
     adjusted = dict(zip(keys, holm([found[k].p for k in keys]), strict=True))
@@ -136,6 +137,7 @@ def compare(
                 verdict=word,
                 absolute=absolutes[name, task],
                 best=best[task],
+                skills=_skills(direction.metric, {n: means[n][task] for n in names}),
                 why=_explain(
                     test, p, word, absolutes[name, task], family, unit,
                     None if own else partial(repeats_needed, changes[name][task], ratios[task], ALPHA / max(family, 1)),
@@ -274,6 +276,13 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean of the values there are; `None` where there are none."""
     there = [v for v in values if v is not None]
     return float(np.mean(there)) if there else None
+
+
+def _skills(metric: str, values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Method -> skill; nothing for a metric that nobody knows, or without a constant."""
+    known = METRICS.get(metric)
+    skills = {} if known is None else {n: known.skill(v, values.get("constant")) for n, v in values.items()}
+    return skills if any(v is not None for v in skills.values()) else {}
 
 
 def _best(values: Mapping[str, float | None], greater_is_better: bool) -> str | None:

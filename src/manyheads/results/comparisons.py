@@ -26,9 +26,12 @@ class TaskComparison(Value):
     verdict: str
     """helps, hurts or undecided."""
     absolute: bool = False
-    """True where delta is an absolute difference of the metric: R2, and baselines under 0.05."""
+    """True where delta is an absolute difference of the metric: R2, and baselines under 0.05 (gains in decibels: in
+    shares of the 30 that count)."""
     best: str | None = None
     """The method with the best mean, so that "use separate boosters" can be said."""
+    skills: dict[str, Number] = {}
+    """Method -> how far its mean is from the constant's (0) towards the best there is (1): one scale for all tasks."""
     why: str | None = None
     """A sentence that explains the verdict."""
 
