@@ -69,7 +69,7 @@ def validate(
     What is recommended is chosen on validation, with a bias to the simpler: with :math:`m_r` the mean over tasks of the
     deltas against single-task models in repeat r, the method with the fewest parameters is taken whose :math:`m` is not
     under the best one's by more than a standard error of their paired difference,
-    :math:`\sqrt{(1/n + n_{valid}/n_{train}) s^2}`. Then the test parts are read, once.
+    :math:`\sqrt{(1/n + q (1 + q)) s^2}` with :math:`q = n_{valid}/n_{train}`. Then the test parts are read, once.
 
     Args:
         spec: the run; its split is re-drawn with seeds ``split.seed + repeat``.

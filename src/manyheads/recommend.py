@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .results import Grouping, Method, Number
-from .statistics import delta, floats, is_absolute
+from .statistics import delta, floats, in_common, is_absolute
 from .verdicts import Direction
 
 Groups = tuple[tuple[str, ...], ...]
@@ -32,7 +32,7 @@ def chosen(
         for task, direction in tasks.items():
             own, base = floats(method.values[task]), floats(single.values[task])  # type: ignore[arg-type]
             absolute = is_absolute(base, direction.metric)
-            deltas.append(delta(own, base, direction.greater_is_better, absolute))
+            deltas.append(delta(own, base, direction.greater_is_better, absolute, direction.metric))
         there = [d for d in deltas if not np.isnan(d).all()]
         rows[name] = np.mean(there, axis=0) if there else np.zeros(len(next(iter(single.values.values()), ())))
     means = {name: float(np.nanmean(row)) if not np.isnan(row).all() else 0.0 for name, row in rows.items()}
@@ -41,7 +41,7 @@ def chosen(
         gap = rows[top] - rows[name]
         gap = gap[~np.isnan(gap)]
         spread = float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
-        error = spread * float(np.sqrt(1 / max(len(gap), 1) + (ratio or 0.0)))
+        error = spread * float(np.sqrt(1 / max(len(gap), 1) + in_common(ratio)))
         if name == top or means[top] - means[name] <= error:
             said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
             why = f"On validation, the mean over tasks against single-task models: {said}."

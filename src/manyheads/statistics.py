@@ -40,7 +40,14 @@ def resampled_t(differences: ArrayLike, ratio: float | None = None) -> Change:
     Training sets of re-drawn splits overlap, so that their differences are correlated and the plain variance of the
     mean is too small. With mean :math:`\bar d` and sample variance :math:`s^2`,
 
-    .. math:: t = \bar d / \sqrt{(1/n + n_{test}/n_{train}) s^2}, \qquad n - 1 \text{ degrees of freedom.}
+    .. math:: t = \bar d / \sqrt{(1/n + q (1 + q)) s^2}, \qquad q = n_{test}/n_{train},
+        \qquad n - 1 \text{ degrees of freedom.}
+
+    The interval is for the expected change over data sets of this size, of models that learn from :math:`n_{train}`
+    rows of them. In simulated studies of linear tasks (``python -m benchmarks.truth --studies 2000``) it has that
+    inside in 95 to 97 % where the two methods can express different things, and in 98 % and more where one is the
+    other shrunken: what chance does to such a fit on the training rows it undoes on the test rows, re-drawn splits
+    average that out, and the interval is wider than it need be.
 
     Differences that are all the same number, and not 0, have no spread to judge by: there is no interval and no p.
     Differences that are all 0 give the interval [0, 0] and p = 1.
@@ -58,10 +65,15 @@ def resampled_t(differences: ArrayLike, ratio: float | None = None) -> Change:
     Example:
         >>> test = resampled_t([1.0, 2.0, 3.0, 4.0], ratio=0.25)
         >>> round(test.mean, 3), round(test.p, 3)
-        (2.5, 0.071)
+        (2.5, 0.082)
 
     Reference:
         Inference for the Generalization Error. Nadeau, Bengio, 2003.
+
+    Differs from the paper:
+        There the share is q. That is exact while a row counts on the test side alone; a row that one method finds hard
+        counts against it where it is learned from as well, the more so the fewer rows there are. With q itself, 6.2 %
+        of the simulated studies of 100 rows had a false claim after Holm's adjustment, with q (1 + q) 3.8 %.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -77,10 +89,19 @@ def resampled_t(differences: ArrayLike, ratio: float | None = None) -> Change:
         return Change(0.0, 0.0, 0.0, 1.0, n) if n > 1 else Change(0.0, n=1)
     if n < 2 or float(np.ptp(d)) <= 1e-12 * float(np.abs(d).max()):
         return Change(mean, n=n)
-    error = math.sqrt((1 / n + (ratio or 0.0)) * float(d.var(ddof=1)))
+    error = math.sqrt((1 / n + in_common(ratio)) * float(d.var(ddof=1)))
     half = float(stdtrit(n - 1, 1 - ALPHA / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
     return Change(mean, mean - half, mean + half, p, n)
+
+
+def in_common(ratio: float | None) -> float:
+    """What re-drawn splits have in common: the share of a difference's variance that more repeats do not average out.
+
+    Args:
+        ratio: q, test rows per training row; None: independent rows, nothing in common.
+    """
+    return 0.0 if ratio is None else ratio * (1 + ratio)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
@@ -111,7 +132,7 @@ def repeats_needed(
 ) -> int | None:
     r"""How many repeats would show a mean difference of the size seen, with the given power.
 
-    The corrected t has non-centrality :math:`|\bar d| / (s \sqrt{1/n + n_{test}/n_{train}})`, which is bounded however
+    The corrected t has non-centrality :math:`|\bar d| / (s \sqrt{1/n + q (1 + q)})`, which is bounded however
     many splits are drawn: rows, not repeats, may be what is missing.
 
     Args:
@@ -132,7 +153,7 @@ def repeats_needed(
     effect = abs(float(d.mean())) / float(d.std(ddof=1))
 
     def reached(n: int) -> bool:
-        shift = min(effect / math.sqrt(1 / n + (ratio or 0.0)), 30.0)
+        shift = min(effect / math.sqrt(1 / n + in_common(ratio)), 30.0)
         return 1 - float(nctdtr(n - 1, shift, float(stdtrit(n - 1, 1 - alpha / 2)))) >= power
 
     low, high = 1, 2
