@@ -99,8 +99,15 @@ def test_from_pascal_files_to_boxes_in_pixels(sky, capsys):
     assert (told["rows"], told["labels"]) == (70, round(70 * told["coverage"]))
     assert 0.6 < told["coverage"] < 0.9
 
-    assert main(["predict", "run", "sky", "-o", "out.csv", "--keep-columns", "image", "-q"]) == 0
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert page.count('<figure class="example">') == 4
+    assert "disc: predicted" in page
+    assert main(["predict", "run", "sky", "-o", "out.csv", "--files", "boxes", "--keep-columns", "image", "-q"]) == 0
     said = pd.read_csv("out.csv")
+    for path, cell in zip(said["image"], said["disc"], strict=True):
+        file = json.loads(Path(f"boxes/disc/{Path(path).stem}.json").read_text(encoding="utf-8"))
+        flat = [[*(round(v, 2) for v in b["box"]), b["class"], round(b["score"], 4)] for b in file]
+        assert flat == json.loads(cell)
     assert set(said.columns) == {"image", "kind", "kind__prob", "disc", "disc__count"}
     hits, best = [], []
     for path, cell, count in zip(said["image"], said["disc"], said["disc__count"], strict=True):

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from manyheads.cli import main
+from manyheads.data.formats.conll import Conll
+from manyheads.data.formats.conll04 import Conll04
 from manyheads.spans import bio, spans
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -30,6 +32,12 @@ def _run(capsys, *words):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+def _shown(page):
+    """How many rows a page shows."""
+    assert 'id="examples"' in page
+    return page.count('<figure class="example">')
+
+
 def _score(found, part, task, metric):
     scores = found["scores"][part][task]
     return scores[metric] if not isinstance(scores[metric], dict) else scores[metric]["value"]
@@ -44,13 +52,24 @@ def test_intent_and_slots(data_root, capsys):
     assert _score(found, "test", "intent", "accuracy") > 0.8  # one in seven by chance
     assert _score(found, "test", "slots", "entity_f1") > 0.3
     pd.DataFrame({"tokens": ["play some jazz", "will it rain in Paris ?"]}).to_csv("new.csv", index=False)
-    assert main(["predict", "run", "new.csv", "-o", "out.csv", "-q"]) == 0
+    assert main(["predict", "run", "new.csv", "-o", "out.csv", "--files", "found", "-q"]) == 0
     out = pd.read_csv("out.csv")
     assert [len(cell.split()) for cell in out["slots"]] == [3, 6]
+    assert [path.name for path in Path("found").iterdir()] == ["slots"]  # an intent fits in a table
+    tagged = Conll(columns=["tokens", "tags"]).frame(Path("found/slots/tagged.conll"))
+    assert tagged["tokens"].tolist() == [["play", "some", "jazz"], ["will", "it", "rain", "in", "Paris", "?"]]
+    assert [" ".join(tags) for tags in tagged["tags"]] == out["slots"].tolist()
+    assert tagged["sent_id"].tolist() == ["0", "1"]
     assert {"slots", "intent"} <= set(out.columns)
     assert all(bio(cell.split()) == cell.split() for cell in out["slots"])
     assert main(["report", "run", "-o", "report.html", "-q"]) == 0
-    assert "entity_f1" in Path("report.html").read_text(encoding="utf-8")
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "entity_f1" in page
+    assert _shown(page) == Path("run/report.html").read_text(encoding="utf-8").count('<figure class="example">') == 4
+    examples = json.loads(Path("run/examples.json").read_text(encoding="utf-8"))
+    assert examples["split"] == "test"
+    assert {task["said"]["kind"] for row in examples["rows"] for task in row["tasks"].values()} == {"text", "tags"}
+    assert all(word in page for word in examples["rows"][0]["inputs"]["tokens"]["words"])
 
 
 def test_a_treebank_whose_names_are_missing_in_places(data_root, capsys):
@@ -85,13 +104,20 @@ def test_names_relations_and_sentiment_in_one_model(data_root, capsys):
     pd.DataFrame({"tokens": ["John Wilkes Booth killed President Lincoln in Washington ."]}).to_csv(
         "new.csv", index=False
     )
-    assert main(["predict", "run", "new.csv", "-o", "out.csv", "--table", "news", "-q"]) == 0
+    words = ["predict", "run", "new.csv", "-o", "out.csv", "--table", "news", "--files", "found", "-q"]
+    assert main(words) == 0
     (row,) = pd.read_csv("out.csv").to_dict("records")
     tags = row["relations__tags"].split()
     assert len(tags) == len(row["entities"].split()) == 9
     for relation in json.loads(row["relations"]):
         assert {"head", "tail", "type", "probability"} == set(relation)
         assert max(relation["head"], relation["tail"]) < len(spans(tags))
+    (read,) = Conll04().frame(Path("found/relations/relations.json")).to_dict("records")
+    assert read["tokens"][-1] == "."
+    assert read["tags"] == tags
+    assert read["relations"] == json.loads(row["relations"])
+    assert Path("found/entities/tagged.conll").is_file()
+    assert _shown(Path("run/report.html").read_text(encoding="utf-8")) == 12  # three of each table
 
 
 def test_a_damaged_file_is_named_with_its_line(data_root, capsys):

@@ -73,6 +73,11 @@ def test_from_a_folder_to_texts_and_clean_sound(said, capsys):
     assert scores["clean"]["si_sdr_gain"]["value"] > 3
     assert scores["speaker"]["roc_auc"]["value"] > 0.8
 
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert page.count('<figure class="example">') == 4
+    assert page.count("clean: predicted") >= 4
+    assert "decibels from the true one" in page
+
     rng = np.random.default_rng(1)
     (said / "new").mkdir()
     rows = []
@@ -87,6 +92,7 @@ def test_from_a_folder_to_texts_and_clean_sound(said, capsys):
     found = pd.read_csv("found.csv")
     assert list(found["audio"]) == [path for path, _ in rows]
     assert found["clean__quieter_db"].notna().all()
+    assert [path.name for path in (said / "made").iterdir()] == ["clean"]  # what was said fits in a table
     assert set(" ".join(found["words"].astype(str)).split()) <= set(WORDS)
     made = sorted((said / "made").rglob("*.wav"))
     assert len(made) == 3

@@ -52,6 +52,9 @@ def test_films(films, capsys):
     found = pd.read_csv(films / "out.csv")
     assert found["user"].tolist() == [1, 1, 999_999]
     assert found["rating"].between(0, 6).all()
+    assert found["like__prob"].between(0, 1).all()  # by which films are put in order
+    assert set(found.columns) == {"user", "movie", "rating", "like", "like__prob", "tagged", "tagged__prob"}
+    assert not (films / "run" / "examples.json").exists()  # nothing but numbers and classes
     assert main(["report", str(films / "run"), "-o", str(films / "page.html"), "-q"]) == 0
     assert "gauc:user" in (films / "page.html").read_text()
 

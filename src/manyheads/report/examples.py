@@ -17,6 +17,8 @@ from manyheads.results import Boxes, Example, Mask, Pair, Picture, Shown, Sound,
 
 WIDE = 288
 """Width of a drawing, in its own units; letters are 13 of them."""
+LONGEST = 1200
+"""Letters of a text that are shown."""
 RIGHT, WRONG = "✓", "✗"
 
 
@@ -84,7 +86,7 @@ def drawn(example: Example, anchor: str) -> Drawn:
             _draw(found, task, pair, picture, anchor)
             if isinstance(pair.said, Sound):
                 _compare(found, pair, [v for v in example.inputs.values() if isinstance(v, Sound)])
-    found.texts = [(name, v.text) for name, v in texts.items() if name not in used]
+    found.texts = [(name, _short(v.text)) for name, v in texts.items() if name not in used]
     return found
 
 
@@ -224,6 +226,10 @@ def _spectra(sound: Sound, words: str) -> Markup:
 
 
 # -- words
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} ... ({len(text) - LONGEST} further letters)"
 
 
 def _words(value: Shown) -> str:

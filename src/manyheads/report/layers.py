@@ -178,10 +178,14 @@ def legend(names: Sequence[str], masks: Sequence[Mask]) -> Markup:
     there = sorted({int(c) for value in masks for c in np.unique(_array(value.png))} - {NOTHING})
     return Markup(" ").join(
         Markup('<span class="key"><i style="background:{}">{}</i> {}</span>').format(
-            COLOURS[c % len(COLOURS)], c + 1, names[c] if c < len(names) else c
+            COLOURS[c % len(COLOURS)], c + 1, _class(names, c)
         )
         for c in there
     )
+
+
+def _class(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else str(number)
 
 
 def mask_in_words(value: Mask) -> str:
@@ -191,7 +195,7 @@ def mask_in_words(value: Mask) -> str:
     classes = _array(value.png)
     known = classes[classes != NOTHING]
     counts = np.bincount(known, minlength=len(value.names))
-    parts = [f"{value.names[c]} {percent(counts[c] / known.size)}" for c in np.argsort(-counts) if counts[c]]
+    parts = [f"{_class(value.names, c)} {percent(counts[c] / known.size)}" for c in np.argsort(-counts) if counts[c]]
     return ", ".join(parts) or "nothing is known"
 
 
