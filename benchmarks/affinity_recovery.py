@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from manyheads.build import prepare, split_parts
 from manyheads.config import tasks_of
-from manyheads.readings import WINDOWS
 from manyheads.related import Study, estimators_of
 from manyheads.results import Matrix, Relatedness
 from manyheads.stacked import run_all
@@ -35,6 +34,8 @@ FAMILY = (
     Suite("two16", "two groups of three, H = 16", TRUTH, 16, 12),
 )
 METHODS = ("cosine", "lookahead", "rsa", "cka", "transfer", "pairs")
+PARTS = ("1/16", "1/8", "1/4", "1/2", "the end")
+"""Of the training time: where windows end."""
 SEEDS, EPOCHS = 20, 80
 TOGETHER = 10
 """Seeds whose nets are trained at once."""
@@ -43,7 +44,7 @@ TOGETHER = 10
 def recovery(
     suite: Suite, seeds: Iterable[int], methods: Sequence[str] = METHODS, epochs: int = EPOCHS
 ) -> dict[str, list[bool]]:
-    """Word (of estimators that watch, also with the number of a window) -> whether each seed's groups were found.
+    """Word (of estimators that watch, also with a part of the training time) -> whether each seed's groups were found.
 
     Args:
         suite: a family of tables and its truth.
@@ -56,8 +57,8 @@ def recovery(
         for answer in answers:
             matrices: dict[str, Matrix | None] = {answer.method: answer.matrix}
             if answer.windows:
-                seen = {f"{answer.method}, part {i + 1}": w.matrix for i, w in enumerate(answer.windows[-WINDOWS:])}
-                matrices |= seen
+                parts = zip(PARTS[-len(answer.windows) :], answer.windows, strict=True)
+                matrices |= {f"{answer.method}, to {part}": window.matrix for part, window in parts}
             for word, matrix in matrices.items():
                 groups = [] if matrix is None else cut(matrix, answer.tasks, len(suite.truth))
                 found.setdefault(word, []).append(same(groups, suite.truth))
