@@ -14,6 +14,7 @@ from rich.table import Table
 
 from . import metrics
 from .callback import Callback
+from .ranges import Range
 from .report.words import SIGNS, change, change_span, number, p_value, percent, span
 from .results import Comparison, Scores, TaskInfo
 from .train import Training
@@ -314,7 +315,10 @@ def entry_table(name: str, entry: Mapping[str, Any]) -> Table:
     settings.add_column(overflow="fold")
     for key, default in entry["settings"].items():
         shown = "needed" if key in entry["required"] else "null" if default is None else str(default)
-        settings.add_row(key, shown, plain(entry["about"].get(key, "")))
+        about = plain(entry["about"].get(key, ""))
+        if range_ := entry.get("tuned", {}).get(key):
+            about = f"{about} Tuned: {Range.of(range_)}.".strip()
+        settings.add_row(key, shown, about)
     below = Table.grid(padding=(0, 2))
     below.add_column(width=1)
     below.add_column(overflow="fold")

@@ -98,7 +98,7 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
 
     Returns:
         {config word: {"sentence", "cost", "settings": {name: default}, "required": names of settings without a default,
-        "about": {name: what it means}, "reference"}}; cost and reference are None where the docstring has none. A
+        "about": {name: what it means}, "tuned": {name: range that `tune` searches}, "reference"}}; cost and reference are None where the docstring has none. A
         balance has further "name" (of the class), "kind" (losses, Gramian, Jacobian, or any of them: what it reads),
         "state", "safe_range", "paper" and "year", and its cost is in backward passes per step.
     """
@@ -119,6 +119,7 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
             "settings": {k: None if v is inspect.Parameter.empty else _json(v) for k, v in given.items()},
             "required": [k for k, v in given.items() if v is inspect.Parameter.empty],
             "about": {k: explained[k] for k in given if k in explained},
+            "tuned": {k: range_.to_json() for k, range_ in getattr(cls, "search", {}).items()},
             "reference": _section(text, "Reference"),
         }
         if word == "balance":

@@ -56,9 +56,14 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
         folder.begin(spec)
         door.screen.log = folder.log
         teller = _Teller(output, spec, door)
-        found = search(
-            spec, intake.tables, intake.parts, targets=intake.targets, store=output / "study.db", tell=teller
-        )
+        try:
+            found = search(
+                spec, intake.tables, intake.parts, targets=intake.targets, store=output / "study.db", tell=teller
+            )
+        except (KeyboardInterrupt, SystemExit):
+            done = f"{teller.done} trials are kept" if teller.done else "no trial has ended yet"
+            door.screen.say(f"Interrupted: {done}. manyheads tune -o {shlex.quote(str(output))} --resume goes on.")
+            raise
         write(found, spec, output)
     if all(side.best is None for side in found.sides):
         why = next((t.why for side in found.sides for t in side.trials if t.why), "no trial came to its end")
@@ -167,9 +172,10 @@ class _Teller:
         self.output, self.spec, self.door = output, spec, door
         self.started = self.last = time.perf_counter()
         self.first: int | None = None
+        self.done = 0
 
     def __call__(self, found: Tuned, done: int, total: int) -> None:
-        now = time.perf_counter()
+        now, self.done = time.perf_counter(), done
         self.first = done - 1 if self.first is None else self.first
         if now - self.last < EVERY and done < total:
             return
