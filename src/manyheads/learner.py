@@ -104,7 +104,8 @@ class Learner:
         self.tasks = list(tasks)
         self.settings, self.callbacks = dict(settings), list(callbacks)
         self.random_state = random_state
-        values: dict[str, Any] = {"seed": random_state, "tasks": {t.name: {"type": t.kind} for t in tasks}}
+        kinds = {t.name: {k: v for k, v in t.to_json().items() if k in ("type", "target")} for t in tasks}
+        values: dict[str, Any] = {"seed": random_state, "tasks": kinds}
         for name, value in settings.items():
             section, key = SECTIONS[name]
             values = merged(values, {section: {key: value}})
