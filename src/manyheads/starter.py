@@ -30,13 +30,16 @@ LIKELY = re.compile(
 """Column names that people give to what they predict."""
 _ID = re.compile(r"(?:^|[_\W])(?:id|uuid|guid|key|index)$", re.IGNORECASE)
 _MOST_CLASSES = 50
+_MOST_TAGS = 100
+_SPAN = re.compile(r"O|[BILOUES]-.+")
+_WORDS = ("tokens", "words", "text", "sentence")
 
 
 def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = None) -> dict[str, Any]:
     """Write a config that names a table, tasks with guessed types, and every other setting as a comment.
 
     Args:
-        table: the file with the rows, or a folder of pictures (`Format.sketch`).
+        table: the file with the rows, or a folder whose form is known (`Format.sketch`).
         output: the config to write.
         targets: columns to predict; guessed by default.
 
@@ -63,17 +66,27 @@ def init(table: Path, output: Path, door: Door, targets: Sequence[str] | None = 
     if sections:
         sections["tasks"] = {t: own for t, own in sections["tasks"].items() if not targets or t in targets}
     else:
-        chosen = list(targets) if targets else guessed(frame)
-        sections = {"data": {}, "tasks": {column: {"type": kind_of(frame[column])} for column in chosen}}
-        ids = [c for c in frame.columns if c not in chosen and _ID.search(c) and frame[c].is_unique]
+        words, tagged = sentences(frame)
+        if targets:
+            tagged = {column: own for column, own in tagged.items() if column in targets}
+            chosen = [column for column in targets if column not in tagged]
+        else:
+            chosen = guessed(frame.drop(columns=[words]), bool(tagged)) if words else guessed(frame)
+        tasks = tagged | {column: {"type": kind_of(frame[column])} for column in chosen}
+        sections = {"data": {}, "tasks": tasks}
+        rest = [c for c in frame.columns if c not in tasks]
+        ids = [c for c in rest if _ID.search(c) and _plain(frame[c]) and frame[c].is_unique]
         sections["data"] |= {"ids": ids} if ids else {}
+        texts = [words] if words else [c for c in rest if c not in ids and is_text(frame[c])]
+        if texts:
+            sections["features"] = {"types": dict.fromkeys(texts, "text")} | ({"only": texts} if words else {})
     write_atomically(output, text(table, output, frame, sections).encode("utf-8"))
-    tasks = {name: own["type"] for name, own in sections["tasks"].items()}
+    kinds = {name: own["type"] for name, own in sections["tasks"].items()}
     door.screen.say(
-        f"Written: {output}, with {len(tasks)} task(s): {', '.join(f'{c} ({k})' for c, k in tasks.items())}."
+        f"Written: {output}, with {len(kinds)} task(s): {', '.join(f'{c} ({k})' for c, k in kinds.items())}."
     )
     door.screen.end([], [f"manyheads check -c {output}", f"manyheads train -c {output} -o run"])
-    return {"config": str(output), "tasks": tasks, "ids": sections["data"].get("ids", []), "guessed": not targets}
+    return {"config": str(output), "tasks": kinds, "ids": sections["data"].get("ids", []), "guessed": not targets}
 
 
 def sketch(folder: Path) -> dict[str, Any]:
@@ -96,14 +109,48 @@ def sketch(folder: Path) -> dict[str, Any]:
                 f"(`data.format: {word}`)."
             )
     raise DataError(
-        f"`{folder}` should be a table, or a folder of pictures. Found a folder without any; name the file, or write "
-        "a config by hand with `data.format` (`manyheads doctor --list formats`)."
+        f"`{folder}` should be a table, a folder of pictures, or one of sentences with tags as it is known (slots, "
+        "conll04). Found none of these; name the file, or write a config by hand with `data.format` (`manyheads doctor "
+        "--list formats`)."
     )
 
 
-def guessed(frame: pd.DataFrame) -> list[str]:
-    """The columns that are most likely to be predicted: by their names, else the last one."""
+def sentences(frame: pd.DataFrame) -> tuple[str | None, dict[str, dict[str, str]]]:
+    """(the column whose cells are lists of words, None without one; tasks for those with a tag per word)."""
+    lists = {c: [cell for cell in frame[c] if isinstance(cell, list)] for c in frame.columns}
+    lists = {c: own for c, own in lists.items() if own and all(isinstance(word, str) for cell in own for word in cell)}
+    if not lists:
+        return None, {}
+    seen = {c: {word for cell in own for word in cell} for c, own in lists.items()}
+    words = next((c for c in _WORDS if c in lists), max(lists, key=lambda c: len(seen[c])))
+    tagged: dict[str, dict[str, str]] = {}
+    for column, own in seen.items():
+        rows = [(a, b) for a, b in zip(frame[column], frame[words], strict=True) if isinstance(a, list)]
+        beside = all(isinstance(b, list) and len(a) == len(b) for a, b in rows)
+        if column == words or not beside or not 1 < len(own) <= _MOST_TAGS or any(tag.isdigit() for tag in own):
+            continue
+        spans = all(_SPAN.fullmatch(tag) for tag in own)
+        tagged[column] = {"type": "tagging"} | ({} if spans else {"scheme": "none"})
+    return words, tagged
+
+
+def is_text(series: pd.Series) -> bool:
+    """Whether most cells are texts of their own, of three words or more on average."""
+    known = series.dropna()
+    if not len(known) or not known.map(lambda value: isinstance(value, str)).all():
+        return False
+    return bool(known.nunique() > len(known) / 2 and known.str.count(r"\S+").mean() >= 3)
+
+
+def guessed(frame: pd.DataFrame, others: bool = False) -> list[str]:
+    """The columns that are most likely to be predicted: by their names, else the last one.
+
+    Args:
+        others: whether there is something else to predict: then there may be none.
+    """
     usable = [c for c in frame.columns if _plain(frame[c]) and frame[c].nunique() > 1 and kind_of(frame[c])]
+    if others:
+        return [c for c in usable if not _ID.search(c)]
     if not usable:
         raise DataError("A table should have a column with two values or more. Found none.")
     named = [c for c in usable if LIKELY.search(c) and not _ID.search(c)]
@@ -160,7 +207,7 @@ def text(table: Path, output: Path, frame: pd.DataFrame, sections: Mapping[str, 
         remark = f"  # {100 * known:.0f} % of the rows have this label" if known < 1 else ""
         first, *rest = _block({column: {**own, "type": own["type"] or "regression"}})
         lines += [f"  {first}{remark}", *(f"  {line}" for line in rest)]
-    if "features" not in sections:
+    if "only" not in sections.get("features", {}):
         others = [c for c in frame.columns if c not in tasks and c not in ids]
         shown = ", ".join(others[:12]) + (f", ... ({len(others)} in all)" if len(others) > 12 else "")
         lines += ["", "# All other columns are features: " + " ".join(shown.split())]

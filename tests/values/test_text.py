@@ -12,8 +12,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from manyheads import metrics
+from manyheads import config, metrics
 from manyheads.catalog import find
+from manyheads.cli import main
 from manyheads.data.columns import Column
 from manyheads.data.columns.text import PARTS, Text, case_of, parts_of, tokens_of
 from manyheads.data.formats.conll import Conll
@@ -490,3 +491,69 @@ def find_format(word):
     from manyheads.data.formats import Format
 
     return find(Format, word)()
+
+
+# -- a first config
+
+
+def _sketched(tmp_path, table):
+    """What `init` writes for a table, which `check` finds well."""
+    assert main(["init", str(table), "-o", str(tmp_path / "run.yaml"), "--force", "-q"]) == 0
+    assert main(["check", "-c", str(tmp_path / "run.yaml"), "-q"]) == 0
+    return config.load([tmp_path / "run.yaml"])
+
+
+def test_a_column_of_sentences_is_taken_for_a_text(tmp_path):
+    rows = [f"the {a} is {b} , {c}" for a in ("food", "wine") for b in ("good", "bad", "cold") for c in range(8)]
+    cities = ["San Jose de Mayo", "Villa del Carmen", "Santa Fe del Sur"] * 16  # words, but the same again and again
+    frame = pd.DataFrame({"id": range(48), "city": cities, "review": rows, "liked": [0, 1] * 24})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    spec = _sketched(tmp_path, tmp_path / "t.csv")
+    assert spec.tasks == {"liked": {"type": "binary"}}
+    assert spec.features.types == {"review": "text"}
+    assert spec.data.ids == ("id",)
+
+
+def test_lists_of_words_and_of_tags_are_told_apart(tmp_path):
+    rows = [["Ann", "went", "to", place] for place in ("Rome", "Oslo", "Lima", "Bonn")] * 6
+    frame = pd.DataFrame(
+        {
+            "words": rows,
+            "ner": [["B-PER", "O", "O", "U-LOC"]] * 24,
+            "pos": [["N", "V", "P", "N"]] * 24,
+            "heads": [["2", "0", "2", "3"]] * 24,
+            "other": [["a", "b"]] * 24,
+            "mood": ["good", "bad"] * 12,
+        }
+    )
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    spec = _sketched(tmp_path, tmp_path / "t.jsonl")
+    tagging = {"ner": {"type": "tagging"}, "pos": {"type": "tagging", "scheme": "none"}}
+    assert spec.tasks == tagging | {"mood": {"type": "binary"}}
+    assert spec.features.types == {"words": "text"}
+    assert spec.features.only == ("words",)
+    assert main(["init", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "b.yaml"), "--targets", "mood,ner", "-q"]) == 0
+    assert config.load([tmp_path / "b.yaml"]).tasks == {"ner": tagging["ner"], "mood": {"type": "binary"}}
+
+
+@pytest.mark.parametrize(("form", "tasks"), [("slots", {"intent", "slots"}), ("conll04", {"tags", "relations"})])
+def test_a_folder_of_sentences_is_known_by_its_files(form, tasks, tmp_path):
+    if form == "slots":
+        for part in ("train", "test"):
+            (tmp_path / "own" / part).mkdir(parents=True)
+            for name, line in (("seq.in", "play abba\ngo\n"), ("seq.out", "O B-artist\nO\n"), ("label", "Play\nGo\n")):
+                (tmp_path / "own" / part / name).write_text(line * 8, encoding="utf-8")
+    else:
+        (tmp_path / "own").mkdir()
+        rows = [
+            {"tokens": ["Ann", "in", "Rome"], "tags": ["U-Peop", "O", "U-Loc"], "orig_id": 1,
+             "relations": [{"head": 0, "tail": 1, "type": "Live_In"}]}
+        ] * 8  # fmt: skip
+        for part in ("train", "test"):
+            (tmp_path / "own" / f"own_{part}.json").write_text(json.dumps(rows), encoding="utf-8")
+    spec = _sketched(tmp_path, tmp_path / "own")
+    assert set(spec.tasks) == tasks
+    assert spec.data.format is not None
+    assert spec.data.format.name == form
+    (tmp_path / "none").mkdir()
+    assert main(["init", str(tmp_path / "none"), "-o", str(tmp_path / "no.yaml")]) == 3

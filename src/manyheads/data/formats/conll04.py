@@ -26,6 +26,23 @@ class Conll04(Format):
         Roth, Yih: A linear programming formulation for global inference in natural language tasks, 2004 (the corpus).
     """
 
+    @classmethod
+    def sketch(cls, path: Path) -> dict[str, Any] | None:
+        try:
+            first = json.loads(next(f for f in parts(path) if f.suffix == ".json").read_text(encoding="utf-8"))[0]
+        except (DataError, StopIteration, OSError, ValueError, LookupError, TypeError):
+            return None
+        if _wrong(first) is not None:
+            return None
+        return {
+            "data": {"format": "conll04", "split": {"kind": "column", "by": "split"}},
+            "features": {"only": ["tokens"], "types": {"tokens": "text"}},
+            "tasks": {
+                "tags": {"type": "tagging"},
+                "relations": {"type": "relation", "target": ["tags", "relations"]},
+            },
+        }
+
     def bare(self, path: Path) -> Format:
         """A sentence per line, where the file is plain text."""
         return Lines(self.on_error, "tokens") if path.suffix.lower() == ".txt" else self

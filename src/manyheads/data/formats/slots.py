@@ -26,6 +26,18 @@ class Slots(Format):
         Goo et al.: Slot-gated modeling for joint slot filling and intent prediction, 2018 (the form).
     """
 
+    @classmethod
+    def sketch(cls, path: Path) -> dict[str, Any] | None:
+        folders = sorted(f.parent.relative_to(path).as_posix() for f in path.glob(f"**/{FILES[0]}"))
+        if not folders or not all((path / f / name).is_file() for f in folders for name in FILES):
+            return None
+        split = {} if folders == ["."] else {"split": {"kind": "column", "by": "split"}}
+        return {
+            "data": {"format": "slots", **split},
+            "features": {"only": ["tokens"], "types": {"tokens": "text"}},
+            "tasks": {"intent": {"type": "multiclass"}, "slots": {"type": "tagging"}},
+        }
+
     def bare(self, path: Path) -> Format:
         """A command per line, where it is a file and no folder."""
         return Lines(self.on_error, "tokens") if path.is_file() else self
