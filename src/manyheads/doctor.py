@@ -98,9 +98,10 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
 
     Returns:
         {config word: {"sentence", "cost", "settings": {name: default}, "required": names of settings without a default,
-        "about": {name: what it means}, "tuned": {name: range that `tune` searches}, "reference"}}; cost and reference are None where the docstring has none. A
-        balance has further "name" (of the class), "kind" (losses, Gramian, Jacobian, or any of them: what it reads),
-        "state", "safe_range", "paper" and "year", and its cost is in backward passes per step.
+        "about": {name: what it means}, "tuned": {name: range that `tune` searches}, "reference"}}; cost and reference
+        are None where the docstring has none. A balance has further "name" (of the class), "kind" (losses, Gramian,
+        Jacobian, or any of them: what it reads), "state", "safe_range", "paper" and "year", and its cost is in backward
+        passes per step.
     """
     module, contract_name, first = CATALOGUES[word]
     try:
