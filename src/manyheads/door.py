@@ -68,11 +68,17 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
 
 
 def scores_json(found: Sequence[Scores]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{split: {task: {metric: {"value", "interval", "labels"}}}}."""
+    """{split: {task: {metric: {"value", "interval", "labels"}}}}, and "parts" {name: value} where there are."""
     answer: dict[str, dict[str, dict[str, Any]]] = {}
     for scores in found:
         for s in scores.scores:
-            entry = {"value": s.value, "interval": None if s.interval is None else list(s.interval), "labels": s.labels}
+            entry: dict[str, Any] = {
+                "value": s.value,
+                "interval": None if s.interval is None else list(s.interval),
+                "labels": s.labels,
+            }
+            if s.parts:
+                entry["parts"] = {part.name: part.value for part in s.parts}
             answer.setdefault(scores.split, {}).setdefault(s.task, {})[s.metric] = entry
     return answer
 

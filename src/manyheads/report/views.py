@@ -81,6 +81,12 @@ class View:
         found = [name for name in METHODS if any(getattr(task, name) is not None for task in tasks)]
         return found + [method.name for method in self.comparison.methods if method.name not in METHODS]
 
+    @property
+    def skills(self) -> dict[str, dict[str, float | None]]:
+        """Task -> method -> skill, of the tasks that have any."""
+        tasks = {} if self.comparison is None else self.comparison.tasks
+        return {name: task.skills for name, task in tasks.items() if task.skills}
+
     def cells(self, name: str) -> list[Cell]:
         """The row of one task in the table of methods, the best marked.
 
