@@ -128,9 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for suite in FAMILY[:1] if bench.quick else FAMILY:
         started = time.perf_counter()
         found = recovery(suite, range(seeds), methods, epochs)
-        figures: Mapping[str, float] = {
-            word.replace(", ", "_").replace(" ", "_"): share(v) for word, v in found.items()
-        }
+        figures = {word.replace(", ", "_").replace(" ", "_"): share(v) for word, v in found.items()}
         bench.result(suite.name, seconds_per_seed=(time.perf_counter() - started) / seeds, **figures)
         for word, values in found.items():
             everything.setdefault(word, []).extend(values)
