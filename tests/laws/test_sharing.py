@@ -330,7 +330,7 @@ def test_an_ensemble_can_be_traced(pair):
 def test_two_tables_have_their_own_entrance_and_one_head(pair):
     model = _model(pair, tables=2)
     for m in model.sharing.modules():
-        if isinstance(m, Encoder):
+        if isinstance(m, pair[1].cls):
             assert set(m.stages[0]) == {"t0", "t1"}
     tasks = list(model.tasks.values())
     parts = {f"t{i}": rows_for(tasks, 8 + i, 0.2, i, layout_of(pair[1].word, i)) for i in range(2)}
@@ -340,7 +340,7 @@ def test_two_tables_have_their_own_entrance_and_one_head(pair):
     assert all(p in found for p in model.parameters())
     alone = Supervised()(model, Batch({"t0": parts["t0"]}))
     for m in model.sharing.modules():
-        if isinstance(m, Encoder) and not m.one_entrance:
+        if isinstance(m, pair[1].cls) and not m.one_entrance:
             assert not set(m.stages[0]["t1"].parameters()) & reached(alone["a"])
     head = set(model.heads["a"].parameters())
     assert head <= reached(alone["a"])
