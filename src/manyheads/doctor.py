@@ -23,6 +23,7 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "objectives": ("objectives", "Objective", 0),
     "penalties": ("penalties", "Penalty", 0),
     "formats": ("data.formats", "Format", 0),
+    "affinity": ("affinity", "Estimator", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
 FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
