@@ -18,6 +18,7 @@ from manyheads.catalog import index
 from manyheads.cli import main
 from manyheads.display import penalty_line, plan_lines
 from manyheads.doctor import entries
+from manyheads.affinity import Estimator
 from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
 from manyheads.sharing import Sharing
@@ -116,11 +117,15 @@ def test_what_a_class_does_not_say_the_one_above_it_says():
     assert found["about"]["biases"] == "vectors (biases, norms) too."
 
 
-DOCUMENTED = [(c, w) for c, contract in (("sharing", Sharing), ("penalties", Penalty)) for w in index(contract)]
+DOCUMENTED = [
+    (c, w)
+    for c, contract in (("sharing", Sharing), ("penalties", Penalty), ("affinity", Estimator))
+    for w in index(contract)
+]
 
 
 @pytest.mark.parametrize(("catalogue", "word"), DOCUMENTED)
-def test_every_way_to_share_and_every_penalty_is_documented(catalogue, word):
+def test_every_word_of_these_is_documented(catalogue, word):
     entry = entries(catalogue)[word]
     where = f"The docstring of `{word}` ({catalogue}) should"
     assert entry["sentence"].endswith("."), f"{where} begin with one sentence. Found {entry['sentence']!r}."
