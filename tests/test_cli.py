@@ -14,16 +14,16 @@ import pytest
 
 import manyheads
 from manyheads import cli
+from manyheads.affinity import Estimator
 from manyheads.catalog import index
 from manyheads.cli import main
 from manyheads.display import penalty_line, plan_lines
 from manyheads.doctor import entries
-from manyheads.affinity import Estimator
 from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
 from manyheads.sharing import Sharing
 
-COMMANDS = ("demo", "init", "check", "train", "evaluate", "predict", "compare", "verdict", "report", "doctor")
+COMMANDS = ("demo", "init", "check", "train", "evaluate", "predict", "compare", "affinity", "verdict", "report", "doctor")
 
 
 def _process(*words):
