@@ -37,7 +37,7 @@ Overrides = Annotated[
 Folder = Annotated[Path, typer.Option("-o", "--output-dir", help="The folder to write.")]
 File = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
-Rows = Annotated[Path, typer.Argument(help="A table: csv, tsv, parquet, arrow, feather, jsonl.")]
+Rows = Annotated[Path, typer.Argument(help="A table (csv, parquet, jsonl, ...), or a folder of pictures.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, batches and dropout.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Resume = Annotated[
