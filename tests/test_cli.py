@@ -18,7 +18,7 @@ from manyheads.affinity import Estimator
 from manyheads.catalog import index
 from manyheads.cli import main
 from manyheads.display import penalty_line, plan_lines
-from manyheads.doctor import entries
+from manyheads.doctor import CATALOGUES, entries
 from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
 from manyheads.sharing import Sharing
@@ -88,7 +88,7 @@ def test_doctor(capsys):
     assert {"manyheads", "python", "threads", "blas", "extras", "packages"} <= set(found)
 
 
-@pytest.mark.parametrize("word", ["tasks", "encoders", "sharing", "balance", "objectives", "penalties"])
+@pytest.mark.parametrize("word", CATALOGUES)
 def test_doctor_lists_the_words_of_a_config(word, capsys):
     assert main(["doctor", "--list", word, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])[word]
@@ -96,7 +96,22 @@ def test_doctor_lists_the_words_of_a_config(word, capsys):
         assert entry["sentence"]
         assert {"sentence", "cost", "settings", "required", "about", "reference"} <= set(entry)
     known = {"tasks": "binary", "encoders": "tabular", "sharing": "hard", "balance": "equal"}
+    known |= {"columns": "image", "augmentations": "flip", "formats": "conll"}
     assert word not in known or known[word] in found
+
+
+def test_a_column_type_has_the_settings_of_its_fit():
+    found = entries("columns")
+    assert found["image"]["settings"] == {"size": 64, "channels": 3, "resize": "stretch", "root": None}
+    assert found["text"]["settings"]["min_count"] == 2
+    assert found["numeric"]["settings"] == {}
+    assert found["ngrams"]["feeds"] == "numeric"
+
+
+@pytest.mark.parametrize("word", ["columns", "augmentations"])
+def test_every_setting_of_inputs_is_explained(word):
+    for name, entry in entries(word).items():
+        assert set(entry["about"]) == set(entry["settings"]), name
 
 
 def test_doctor_shows_each_word_with_its_settings(capsys):

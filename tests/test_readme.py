@@ -39,7 +39,7 @@ def test_the_readmes_configs_are_right(number, tmp_path):
 
 def test_the_readmes_tables_are_those_of_the_classes():
     text = README.read_text(encoding="utf-8")
-    for word in ("sharing", "penalties"):
+    for word in ("sharing", "penalties", "columns", "augmentations", "formats"):
         assert f"<!-- table: {word} -->" in text
         assert table(word) in text, "Run `make tables`: README.md should say what the docstrings say."
     assert with_tables(text) == text

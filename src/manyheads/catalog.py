@@ -12,7 +12,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -106,8 +106,9 @@ def word(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def settings(cls: type) -> dict[str, Any]:
-    """The keyword parameters of a class and their defaults; `inspect.Parameter.empty` where one is needed."""
+def settings(cls: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword parameters of a class, or of a method that makes its objects, and their defaults;
+    `inspect.Parameter.empty` where one is needed."""
     parameters = list(inspect.signature(cls).parameters.values())
     return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 

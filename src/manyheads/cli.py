@@ -243,7 +243,7 @@ def report(
 @app.command()
 def doctor(
     listed: Annotated[
-        str | None, typer.Option("--list", help="tasks, encoders, sharing, balance, objectives, penalties or formats.")
+        str | None, typer.Option("--list", help="A catalogue: tasks, encoders, sharing, balance, columns, ...")
     ] = None,
     as_json: Json = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip

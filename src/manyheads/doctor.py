@@ -23,9 +23,15 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "objectives": ("objectives", "Objective", 0),
     "penalties": ("penalties", "Penalty", 0),
     "formats": ("data.formats", "Format", 0),
+    "augmentations": ("augment", "Augmentation", 0),
+    "columns": ("data.columns", "Column", 2),
     "affinity": ("affinity", "Estimator", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
+MADE_BY = {"columns": "fit"}
+"""Catalogue -> the method that settings are given to, where a class is not made from them itself."""
+SAYS = {"sharing": "what is shared", "columns": "what a cell holds", "formats": "what it reads"}
+"""Catalogue -> heading of its sentences."""
 FACTS = {"state": "State", "safe_range": "Safe range", "kind": "Reads", "name": "Class"}
 """What only balances say: the field in `entries`, and the word for people."""
 HEADINGS = "Cost|State|Safe range|Args|Raises|Shape|Reference|Differs from the paper"
@@ -73,7 +79,7 @@ def catalogue(word: str, door: Door) -> dict[str, Any]:
     """The words of one catalogue, each with its sentence, settings, cost and reference.
 
     Args:
-        word: tasks, encoders, sharing, balance, objectives, penalties or formats.
+        word: one of `CATALOGUES`.
 
     Raises:
         ConfigError: there is no such catalogue.
@@ -102,7 +108,7 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
         "about": {name: what it means}, "tuned": {name: range that `tune` searches}, "reference"}}; cost and reference
         are None where the docstring has none. A balance has further "name" (of the class), "kind" (losses, Gramian,
         Jacobian, or any of them: what it reads), "state", "safe_range", "paper" and "year", and its cost is in backward
-        passes per step.
+        passes per step. A column type has "feeds", the kind of input that it makes.
     """
     module, contract_name, first = CATALOGUES[word]
     try:
@@ -113,7 +119,8 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
     for name in index(contract):
         cls: type = find(contract, name)
         text = inspect.getdoc(cls) or ""
-        given = dict(list(settings(cls).items())[first:])
+        maker = getattr(cls, MADE_BY[word]) if word in MADE_BY else cls
+        given = dict(list(settings(maker).items())[first:])
         explained = _about(cls)
         answer[name] = {
             "sentence": _sentence(text),
@@ -124,6 +131,8 @@ def entries(word: str) -> dict[str, dict[str, Any]]:
             "tuned": {k: range_.to_json() for k, range_ in getattr(cls, "search", {}).items()},
             "reference": _section(text, "Reference"),
         }
+        if word == "columns":
+            answer[name]["feeds"] = getattr(cls, "kind", None)
         if word == "balance":
             answer[name] |= _of_balance(cls, text)
     return answer
@@ -194,8 +203,9 @@ def table(word: str) -> str:
     """
     found = entries(word)
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "what is shared" if word == "sharing" else "what it does": lambda entry: _before_formulas(entry["sentence"]),
+        SAYS.get(word, "what it does"): lambda entry: _before_formulas(entry["sentence"]),
         "reads": lambda entry: entry.get("kind", ""),
+        "feeds": lambda entry: entry.get("feeds") or "",
         "cost": lambda entry: entry["cost"] or "",
         "paper": _paper,
     }

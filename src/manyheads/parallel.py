@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,8 @@ def _shares(trainings: Sequence[Training], n_jobs: int) -> list[list[Training]]:
 def _carry(share: list[Training], marks: str) -> list[tuple[dict[str, Any], Any]]:
     """What a process does: run its share, leave a mark for each run that ends, send back how they ended."""
     torch.set_num_threads(1)
+    # a scheduler that came here by pickle does not know its optimiser's step again, and says so
+    warnings.filterwarnings("ignore", message=r".*`optimizer\.step\(\)`.*", category=UserWarning)
     seen = 0
 
     def tell(done: int, _: int) -> None:

@@ -29,14 +29,19 @@ class Image(Column):
     A cell holds a path (absolute, or relative to `root`), the bytes of a file, or an array (height, width[, 3]). A file
     is read by its content, whatever its name ends in. A missing picture has the mean colour of the training pictures.
 
-    Settings: `size` (a number, or height and width; default 64), `channels` (3, or 1 for grey), `resize` (``stretch``,
-    ``letterbox`` or ``crop``, see `manyheads.pictures.Canvas`) and `root`. ``stretch`` is the default: the whole
-    picture is there and every pixel is used, and masks and boxes move with it without its size being known. Choose
-    ``letterbox`` where the shape of things tells (signs, digits of unequal width), ``crop`` where the middle is enough.
+    ``stretch`` is the default: the whole picture is there and every pixel is used, and masks and boxes move with it
+    without its size being known. Choose ``letterbox`` where the shape of things tells (signs, digits of unequal width),
+    ``crop`` where the middle is enough.
 
     Shape:
         (rows, channels, height, width), uint8; the encoder standardises by `mean` and `sd`, one per channel, in units
         of the bytes.
+
+    Args:
+        size: height and width of the canvas, or one number for both.
+        channels: 3, or 1 for grey.
+        resize: ``stretch``, ``letterbox`` or ``crop``, see `manyheads.pictures.Canvas`.
+        root: the folder to which paths are relative; by default the working folder.
     """
 
     size: tuple[int, int] = (SIZE, SIZE)

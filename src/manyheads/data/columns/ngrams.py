@@ -24,7 +24,7 @@ class Ngrams(Column):
     (1 + log c) (1 + log((1 + n) / (1 + f))), 0 where c is 0; then the row is brought to length `scale`. Runs are those
     that the most training texts hold, each text counted once however often it comes. A missing text is 0 throughout.
 
-    Args of `fit`:
+    Args:
         longest: characters of the longest run.
         most: at most so many runs.
         scale: the length of a row; default: the root of the mean number of runs in a text, so that what is there is

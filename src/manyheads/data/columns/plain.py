@@ -81,7 +81,7 @@ class Boolean(Column):
 
 @dataclass(frozen=True)
 class Categorical(Column):
-    """One of several values, as an index: 0 missing, 1 unknown or rare, 2, 3, ... the training values.
+    """One of several values, as an index: 0 missing, 1 unknown or rare, from 2 on the training values.
 
     Values are compared as text, so that 12, 12.0 and "12" are one; True is 1. A value is known if the training rows
     have it at least `min_count` times.

@@ -38,15 +38,18 @@ class Subwords(Column):
     The fitted column holds the tokenizer itself (as the text of its ``tokenizer.json``), so a saved model reads texts
     as it did, wherever it is.
 
-    Settings: `model` (a folder or a hub's name), `max_length` (sub-words, special ones included; default: as many as
-    the model reads, 512 at most), `split`, how a text becomes words: ``model`` (as the tokenizer does), ``spaces``,
-    or ``words`` (runs of letters and digits, any other sign by itself), and `case`: whether the encoder is told how
-    each word is written, which a model of small letters alone would not see, and by which names are known.
-
     Shape:
         `Ragged` rows (sub-words, 2): the sub-word's number, and which of the row's words it is of, -1 for a special
         one. A word of which nothing is read has the number -1. With `case` rows (sub-words, 3): see `case_of`, 0 for a
         special one.
+
+    Args:
+        model: a folder or a hub's name.
+        max_length: sub-words, special ones included; by default as many as the model reads, 512 at most.
+        split: how a text becomes words: ``model`` (as the tokenizer does), ``spaces``, or ``words`` (runs of letters
+            and digits, any other sign by itself).
+        case: whether the encoder is told how each word is written, which a model of small letters alone would not see,
+            and by which names are known.
     """
 
     model: str = ""

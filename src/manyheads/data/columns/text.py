@@ -91,6 +91,7 @@ class Text(Column):
     Args:
         split: how a string falls into tokens: ``words`` (runs of letters and digits with apostrophes inside, and every
             other sign by itself) or ``spaces``.
+        min_count: how often the training rows have a word that is told from unknown ones.
         buckets: how many numbers the parts of words are hashed to.
     """
 
