@@ -23,7 +23,9 @@ from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
 from manyheads.sharing import Sharing
 
-COMMANDS = ("demo", "init", "check", "train", "evaluate", "predict", "compare", "affinity", "verdict", "report", "doctor")
+COMMANDS = (
+    "demo", "init", "check", "train", "evaluate", "predict", "compare", "affinity", "verdict", "report", "doctor",
+)  # fmt: skip
 
 
 def _process(*words):
