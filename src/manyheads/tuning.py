@@ -48,7 +48,7 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
     with door.hearing():
         tasks = config.tasks_of(spec)
         intake = take_in(spec, tasks)
-        settled, _ = sort_out(spec, intake.tables, intake.parts, intake.targets)
+        settled, rows = sort_out(spec, intake.tables, intake.parts, intake.targets)
         sides = sides_of(settled)
         _announce(settled, [(side.name, side.space.lines()) for side in sides], door)
         if door.dry_run:
@@ -58,7 +58,13 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
         teller = _Teller(output, spec, door)
         try:
             found = search(
-                spec, intake.tables, intake.parts, targets=intake.targets, store=output / "study.db", tell=teller
+                spec,
+                intake.tables,
+                intake.parts,
+                targets=intake.targets,
+                store=output / "study.db",
+                tell=teller,
+                ready=(settled, rows),
             )
         except (KeyboardInterrupt, SystemExit):
             done = f"{teller.done} trials are kept" if teller.done else "no trial has ended yet"

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..build import prepare
 from ..compare import alone
-from ..config import applied, tasks_of
+from ..config import applied
 from ..evaluate import measure, results
 from ..faults import DataError
+from ..optim import device_of
 from ..results import Scores, Tuned, TunedSide
 from ..spec import Part, RunSpec, TuneSpec, settled
 from .space import of_one_task, space_of
 from .study import JOINT, SINGLE, WEIGHTS, Proposal, Side, Study, check_installed, chosen, front
-from .trial import Outcome, Past, Rows, carried, only, runs_of, training_of
+from .trial import Outcome, Past, Rows, carried, forget, made_ready, only, runs_of, training_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +77,11 @@ def sort_out(
         ConfigError, DataError: see `prepare`.
     """
     rows = Rows.of(tables, parts, targets)
-    prepared = prepare(spec, tasks_of(spec), rows.tables, rows.parts, targets=targets)
+    prepared = made_ready(rows, spec)
     spec = spec.model_copy(update={"model": settled(spec.model, prepared.dataset.preprocess.layouts)})
     lead = runs_of(training_of(prepared, spec, None, 0))[0]
-    return spec, Rows(rows.tables, rows.parts, targets, lead.sampler.batch_size)
+    rows.batch_size = lead.sampler.batch_size
+    return spec, rows
 
 
 def search(
@@ -92,6 +93,7 @@ def search(
     store: Path | None = None,
     n_jobs: int | None = None,
     tell: Tell | None = None,
+    ready: tuple[RunSpec, Rows] | None = None,
 ) -> Tuned:
     """Search the settings of a run.
 
@@ -106,28 +108,32 @@ def search(
         parts: {name: the part of each row}.
         targets: {table: tasks it labels}.
         store: an SQLite file; trials that it holds are not done again.
-        n_jobs: processes; one per core by default. What is found does not depend on it.
+        n_jobs: processes; by default one per core, and one beside a GPU. What is found does not depend on it.
         tell: told after each trial.
+        ready: what `sort_out` gave for the same, so that tables are not made ready twice.
 
     Raises:
         ConfigError, DataError: see `prepare`; a range that a setting cannot have; or every trial failed.
         MissingExtra: optuna is not installed.
     """
     check_installed()
+    spec, rows = ready or sort_out(spec, tables, parts, targets)
     if n_jobs is None:
-        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    spec, rows = sort_out(spec, tables, parts, targets)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        n_jobs = cores if device_of(spec.trainer.accelerator).type == "cpu" else 1
     studies = [Study(side, store) for side in sides_of(spec)]
     clock = _Clock(studies)
-    while jobs := _round(studies, clock):
-        for study, proposal, outcome in _carry(rows, jobs, n_jobs):
-            study.tell(proposal, outcome)
-            clock.note()
-            if tell is not None:
-                tell(_tuned(spec, studies, clock.seconds), *_count(studies))
-    found = _tuned(spec, studies, clock.seconds, last=True)
-    whole = Rows(tables, parts, targets, rows.batch_size)
-    tests = _tests(whole, spec, [s.side for s in studies], found)
+    try:
+        while jobs := _round(studies, clock):
+            for study, proposal, outcome in _carry(rows, jobs, n_jobs):
+                study.tell(proposal, outcome)
+                clock.note()
+                if tell is not None:
+                    tell(_tuned(spec, studies, clock.seconds), *_count(studies))
+        found = _tuned(spec, studies, clock.seconds, last=True)
+        tests = _tests(Rows(tables, parts, targets, rows.batch_size), spec, [s.side for s in studies], found)
+    finally:
+        forget()
     clock.note()
     sides = tuple(side.model_copy(update={"test": tests[side.name]}) for side in found.sides)
     return found.model_copy(update={"sides": sides, "finished": True, "seconds": clock.seconds})
@@ -285,7 +291,7 @@ def scored(rows: Rows, spec: RunSpec, task: str | None = None) -> Scores:
         spec: the run.
         task: the task that is alone; None for the joint model.
     """
-    prepared = prepare(spec, tasks_of(spec), rows.tables, rows.parts, targets=rows.targets)
+    prepared = made_ready(rows, spec)
     training = training_of(prepared, spec, task, rows.batch_size)
     training.run()
     held = training.held_out()

@@ -161,9 +161,9 @@ def _said(spec: RunSpec, values: Mapping[str, Any], entry: Entry) -> Any:
         word = at(values, above)["name"]
         return settings(find(WORDS[above][0], word)).get(entry.path[-1])
     if above[:-1] == ("optim", "penalties"):
-        return settings(find(Penalty, at(values, above)["name"])).get(entry.path[-1])  # type: ignore[type-abstract]
+        return settings(find(Penalty, at(values, above)["name"])).get(entry.path[-1])
     if above[:1] == ("tasks",):
-        return settings(find(Task, at(values, above)["type"])).get(entry.path[-1])  # type: ignore[type-abstract]
+        return settings(find(Task, at(values, above)["type"])).get(entry.path[-1])
     return None
 
 

@@ -26,7 +26,7 @@ PREPARED = 2
 """So many ways to read the tables are remembered by a process."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
     """The tables that trials may see.
 
@@ -103,7 +103,7 @@ def carried(rows: Rows | str, spec: RunSpec, task: str | None, past: Sequence[Pa
     started = time.perf_counter()
     try:
         there = _read(rows) if isinstance(rows, str) else rows
-        training = training_of(_prepared(there, spec), spec, task, there.batch_size)
+        training = training_of(made_ready(there, spec), spec, task, there.batch_size)
         pruner = Pruner(spec.tune, past)
         course: dict[int, float] = {}
         state = "done"
@@ -251,8 +251,8 @@ def _read(path: str) -> Rows:
     return _FILES[path]
 
 
-def _prepared(rows: Rows, spec: RunSpec) -> Prepared:
-    """Tables made ready; again only where a trial changes how they are read."""
+def made_ready(rows: Rows, spec: RunSpec) -> Prepared:
+    """Tables made ready as a config says; again only where a trial changes how they are read."""
     values = dumped(spec)
     tasks = {name: {k: v for k, v in own.items() if k != "weight"} for name, own in values["tasks"].items()}
     key = (id(rows), json.dumps([tasks, values["features"], values["data"]], sort_keys=True))
@@ -261,3 +261,9 @@ def _prepared(rows: Rows, spec: RunSpec) -> Prepared:
             del _READY[next(iter(_READY))]
         _READY[key] = rows, prepare(spec, tasks_of(spec), rows.tables, rows.parts, targets=rows.targets)
     return _READY[key][1]
+
+
+def forget() -> None:
+    """Let go of what was made ready in this process."""
+    _READY.clear()
+    _FILES.clear()
