@@ -13,6 +13,8 @@ from manyheads.data.columns import DataWarning
 from manyheads.data.formats import Format
 from manyheads.data.readers import read
 from manyheads.faults import DataError
+from manyheads.intake import of_file
+from manyheads.spec import Part
 
 
 @pytest.fixture(params=list(index(Format)))
@@ -50,6 +52,26 @@ def test_it_reads_the_same_again(word, sample):
     first, second = form.frame(sample.path), _made(word, sample).frame(sample.path)
     assert list(first.columns) == list(second.columns)
     assert repr(first.to_dict("records")) == repr(second.to_dict("records"))
+
+
+def test_what_is_there_is_read_as_it_is_for_predictions(word, sample):
+    """A form without labels is asked for only where there are none."""
+    form = _made(word, sample)
+    bare = form.bare(sample.path).frame(sample.path)
+    assert list(bare.columns) == list(form.frame(sample.path).columns)
+    assert len(bare) == sample.rows
+
+
+def test_a_sketch_reads_what_it_was_made_of(word, sample, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    assert find(Format, word).sketch(tmp_path / "nothing") is None
+    if not sample.path.is_dir() or (found := find(Format, word).sketch(sample.path)) is None:
+        return
+    frame = of_file(sample.path, Part.of(found["data"]["format"]))
+    assert len(frame)
+    for name, task in found["tasks"].items():
+        targets = task.get("target", name)
+        assert set([targets] if isinstance(targets, str) else targets) <= set(frame.columns)
 
 
 def test_it_refuses_what_is_damaged_and_says_where(word, sample):

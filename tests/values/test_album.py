@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from manyheads.cli import main
 from manyheads.data.formats.pictures import Pictures
 from manyheads.faults import DataError
 from manyheads.intake import of_file
@@ -136,3 +139,13 @@ def test_the_canvas_has_the_shape_of_the_pictures(tmp_path, size, expected):
         _photo(tmp_path / "ab"[i % 2] / f"{i}.png", size)
     canvas = Pictures.sketch(tmp_path)["features"]["types"]["image"]["size"]
     assert canvas == expected
+
+
+def test_a_config_from_an_idx_file(tmp_path, capsys):
+    """Its pictures are arrays, which nobody wants to predict."""
+    path = tmp_path / "x-images-idx3-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 40, 0, 0, 0, 2, 0, 0, 0, 2]) + bytes(160))
+    labels = bytes(i % 4 for i in range(40))
+    (tmp_path / "x-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 40]) + labels)
+    assert main(["init", str(path), "-o", str(tmp_path / "run.yaml"), "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"] == {"label": "multiclass"}
