@@ -41,8 +41,8 @@ class Suite:
     about: str
     truth: tuple[tuple[str, ...], ...]
     hidden: int = 8
-    latent: int = 6
-    rows: int = 600
+    latent: int = 3
+    rows: int = 800
     scales: tuple[float, ...] = (1.0,)
     known: float = 1.0
     adversary: tuple[str, ...] = ()
@@ -96,12 +96,12 @@ _ODD = {"adversary": ("adversary",)}
 
 SUITES = (
     Suite("groups4", "two groups and an adversary, H = 4", GROUPS, 4, 3, **_ODD),
-    Suite("groups8", "two groups and an adversary, H = 8", GROUPS, 8, 6, **_ODD),
-    Suite("groups16", "two groups and an adversary, H = 16", GROUPS, 16, 12, **_ODD),
+    Suite("groups8", "two groups and an adversary, H = 8", GROUPS, 8, 3, **_ODD),
+    Suite("groups16", "two groups and an adversary, H = 16", GROUPS, 16, 3, **_ODD),
     Suite("independent", "every task has hidden units of its own", tuple((t,) for t in EIGHT)),
     Suite("equal", "all tasks combine the same hidden units", (EIGHT,)),
     Suite("scales", "two groups and an adversary, labels up to 1,000 times as large", GROUPS, scales=(1, 1000, 30),
           **_ODD),
     Suite("labels", "two groups and an adversary, every second task with 10 % of its labels", GROUPS, known=0.1,
-          rows=1200, **_ODD),
+          rows=1600, **_ODD),
 )  # fmt: skip

@@ -1,12 +1,12 @@
 """Are the right groups found, and are claims true? Suites of tasks whose grouping is known, studies whose answer is.
 
 `python -m benchmarks.truth` (`--suites groups8,equal`, `--seeds 20`, `--cache FILE`): for each suite of
-`benchmarks.suites` and each seed, a table of its own. Estimators of relatedness look at single-task nets (RSA, CKA,
-transfer) or at all pairs trained together, each recommends the best partition into three models at most, and every
-recommendation is validated by training it beside one net for all and one for each, over re-drawn splits; the final
-word is chosen on validation. It is told how often the right groups are recommended before and after that, what the
-estimates cost (in updates of nets), and whether the final word is worse than the better of all together and all alone
-(the better on the test parts, so that the comparison is with hindsight).
+`benchmarks.suites` and each seed, a table of its own. Estimators of relatedness look at single-task nets (RSA, CKA) or
+at all pairs trained together, each recommends the best partition into three models at most, and every recommendation is
+validated by training it beside one net for all and one for each, over re-drawn splits; the final word is chosen on
+validation. It is told how often the right groups are recommended before and after that, what the estimates cost (in
+updates of nets), and whether the final word is worse than the better of all together and all alone (the better on the
+test parts, so that the comparison is with hindsight).
 
 `python -m benchmarks.truth --studies 2000`: the statistics alone, on simulated studies (`benchmarks.studies`).
 
@@ -36,9 +36,10 @@ from manyheads.catalog import make
 from manyheads.compare import alone
 from manyheads.config import tasks_of
 from manyheads.evaluate import measure
-from manyheads.grouping import Gains, best, centred
+from manyheads.grouping import advised
 from manyheads.groups import Study
 from manyheads.ofgroup import labelled_rows
+from manyheads.readings import gathered
 from manyheads.results import Comparison, Grouping
 from manyheads.spec import RunSpec
 from manyheads.stacked import run_all
@@ -50,13 +51,13 @@ from .harness import Bench
 from .quality import Cell, Cells, say
 from .suites import SUITES, Suite
 
-FROM_SINGLES = ("rsa", "cka", "transfer")
+FROM_SINGLES = ("rsa", "cka")
 MAIN = "rsa"
 """The estimator whose recommendation the checks are about."""
 BUDGET = 3
 """Models at most."""
-SEEDS, REPEATS, EPOCHS = 20, 4, 80
-TOGETHER = 10
+SEEDS, REPEATS, EPOCHS = 20, 3, 80
+TOGETHER = 5
 """Seeds whose nets are trained at once."""
 
 
@@ -77,18 +78,18 @@ class _Seed:
         self.singles = {t: _run(few, self.data, (t,), seed) for t in names}
         self.pairs = {pair: _run(few, self.data, pair, seed) for pair in combinations(names, 2)}
 
-    def gains(self) -> dict[str, Gains]:
-        """What each estimator says, as gains."""
+    def advised(self) -> dict[str, Grouping]:
+        """The partition that each estimator speaks for."""
         train, held = self.data.tasksets["train"], self.data.tasksets["valid"]
         models = {t: run.model for t, run in self.singles.items()}
         tables = dict.fromkeys(models, ("t",))
         seen = Singles(models, {t.name: t for t in self.data.tasks}, train, held, tables, self.seed)
-        found: dict[str, Gains] = {}
+        found: dict[str, Grouping] = {}
         for word in FROM_SINGLES:
             estimator: Estimator[Any] = make(Estimator, word, {})  # type: ignore[type-abstract]
-            found[word] = _gains(estimator, estimator.measure(seen), self.suite.tasks)
+            found[word] = _advised(word, estimator, estimator.measure(seen), self.suite.tasks)
         estimator = make(Estimator, "pairs", {})  # type: ignore[type-abstract]
-        found["pairs"] = _gains(estimator, estimator.measure(self._together()), self.suite.tasks)
+        found["pairs"] = _advised("pairs", estimator, estimator.measure(self._together()), self.suite.tasks)
         return found
 
     def _together(self) -> Together:
@@ -117,9 +118,9 @@ def _score(run: Training, task: str) -> float | None:
     return measure(run.tasks[task], run.held_out()[task], run.tasks[task].metrics[:1])[0].value
 
 
-def _gains(estimator: Estimator[Any], reading: Reading, tasks: Sequence[str]) -> Gains:
-    rows = {a: {b: reading.cells.get((a, b)) for b in tasks if b != a} for a in tasks}
-    return rows if estimator.gain else centred(rows)
+def _advised(word: str, estimator: Estimator[Any], reading: Reading, tasks: Sequence[str]) -> Grouping:
+    found = gathered(word, estimator, tasks, [[(0, reading)]], None)
+    return advised(found, BUDGET, overlap=False)
 
 
 def _same(groups: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> bool:
@@ -135,16 +136,16 @@ def run_suite(suite: Suite, seeds: Sequence[int], epochs: int, repeats: int) -> 
     groupings: list[dict[str, Grouping]] = []
     trials = []
     for one in looked:
-        advised = {word: best(gains, BUDGET, overlap=False) for word, gains in one.gains().items()}
-        groupings.append(advised)
-        given: dict[str, Any] = {**advised, "truth": suite.truth}
+        told = one.advised()
+        groupings.append(told)
+        given: dict[str, Any] = {**told, "truth": suite.truth}
         trials.append(Study(one.spec, one.tasks, {"t": one.table}, given, repeats=repeats))
     run_all([run for trial in trials for run in trial.runs()])
     cells = {}
-    for one, advised, trial in zip(looked, groupings, trials, strict=True):
+    for one, told, trial in zip(looked, groupings, trials, strict=True):
         trial.finish()
         cell: Cell = {"costs": one.costs(), "found": {}}
-        for word, grouping in advised.items():
+        for word, grouping in told.items():
             cell["found"][word] = _judged(trial, word, grouping, suite)
         cell["truth"] = trial.result(["truth"]).comparisons["truth"].delta_m
         cells[one.seed] = cell

@@ -22,7 +22,13 @@ TIE = 1e-9
 
 
 def best(
-    gains: Gains, budget: float, *, overlap: bool = True, cost: Cost | None = None, margin: float = 0.0
+    gains: Gains,
+    budget: float,
+    *,
+    overlap: bool = True,
+    cost: Cost | None = None,
+    margin: float = 0.0,
+    total: bool = False,
 ) -> Grouping:
     r"""The groups of tasks, each a model of its own, that promise the largest gain at a given budget.
 
@@ -49,6 +55,7 @@ def best(
         cost: what a model of some tasks costs, more than 0; 1 for each by default.
         margin: what a unit of cost has to add to the sum of gains: the sum minus `margin` times the cost is made as
             large as can be. Measured gains have noise, from which finer groups always seem to win a little.
+        total: v is the sum over the others of a group, not their mean: for likenesses rather than gains, see `advised`.
 
     Raises:
         ValueError: there is no task, a task is not among the sources or the targets, a cost is not positive, or no
@@ -78,12 +85,12 @@ def best(
     within = budget * (1 + 1e-12)  # sums of costs are rounded
     exact = len(names) <= EXACT
     if exact:
-        found, exact = Subsets(z, overlap, price, slack, margin).best(within)
+        found, exact = Subsets(z, overlap, price, slack, margin, total).best(within)
     else:
-        found = _search(z, overlap, price, within, slack, margin)
+        found = _search(z, overlap, price, within, slack, margin, total)
     if found is None:
         raise ValueError(f"`budget` should let every task be in a model. Found {budget:g}, for which no grouping does.")
-    return _grouping(names, z, found, budget, overlap, price, exact, unknown)
+    return _grouping(names, z, found, budget, overlap, price, exact, unknown, total)
 
 
 def centred(similarities: Gains) -> dict[str, dict[str, float | None]]:
@@ -150,6 +157,26 @@ def dendrogram(gains: Gains) -> Dendrogram:
     tree = linkage(squareform(np.maximum(far, 0.0), checks=False), "average")
     merges = tuple(Merge(left=int(a), right=int(b), height=top - float(h), size=int(n)) for a, b, h, n in tree)
     return Dendrogram(tasks=tuple(names), merges=merges, leaves=tuple(int(i) for i in leaves_list(tree)))
+
+
+def advised(
+    found: Relatedness, budget: float, *, overlap: bool = True, cost: Cost | None = None, margin: float = 0.0
+) -> Grouping:
+    r"""The groups that an estimator's answer speaks for: `best` of its gains, or of its likenesses.
+
+    A gain says what a source brings, and a group's is the mean over its sources (`best`). A likeness says who belongs
+    together, and its mean would have like tasks parted for the sake of the likest pairs, and an odd one joined to them
+    where its share in the mean is small. So likenesses are `centred` and summed over pairs: like pairs together and
+    unlike ones apart count for a grouping, the others against it.
+
+    Args:
+        found: the answer.
+        budget, overlap, cost, margin: as in `best`.
+
+    Reference:
+        Correlation Clustering. Bansal, Blum, Chawla, 2004 (the sum over pairs).
+    """
+    return best(gains_of(found), budget, overlap=overlap, cost=cost, margin=margin, total=not found.gain)
 
 
 def gains_of(found: Relatedness) -> Gains:
@@ -221,7 +248,9 @@ def _middle(values: Array) -> float:
 # ---- beyond: a local search
 
 
-def _search(z: Array, overlap: bool, price: Prices, budget: float, slack: float, margin: float) -> list[Served] | None:
+def _search(
+    z: Array, overlap: bool, price: Prices, budget: float, slack: float, margin: float, total: bool
+) -> list[Served] | None:
     """The best of some starts, each improved by single changes while they pay; always the same for the same gains."""
     k = len(z)
     most = min(k, int(budget / price.cheapest))
@@ -237,20 +266,20 @@ def _search(z: Array, overlap: bool, price: Prices, budget: float, slack: float,
         for labels in starts:
             members = np.zeros((n, k), bool)
             members[labels, np.arange(k)] = True
-            members = _improved(z, members, False, price, budget, slack, margin)
+            members = _improved(z, members, False, price, budget, slack, margin, total)
             if overlap:
-                members = _improved(z, members, True, price, budget, slack, margin)
+                members = _improved(z, members, True, price, budget, slack, margin, total)
             members = members[members.any(1)]
             spent = _cost(members, price)
             if spent > budget or not members.any(0).all():
                 continue
-            total = float(values_of(z, members).max(0).sum()) - margin * spent
-            key = (round(total / slack) if slack else total, -spent, -int(members.sum()))
+            worth = float(values_of(z, members, total).max(0).sum()) - margin * spent
+            key = (round(worth / slack) if slack else worth, -spent, -int(members.sum()))
             if record is None or key > record:
                 record, found = key, members
     if found is None:
         return None
-    serves = values_of(z, found).argmax(0)
+    serves = values_of(z, found, total).argmax(0)
     bits = [sum(1 << i for i in np.flatnonzero(row).tolist()) for row in found]
     served = [sum(1 << i for i in np.flatnonzero(serves == g).tolist()) for g in range(len(found))]
     return [Served(group, tasks) for group, tasks in zip(bits, served, strict=True) if tasks]
@@ -280,39 +309,40 @@ def _improved(
     budget: float,
     slack: float,
     margin: float,
+    total: bool,
 ) -> NDArray[np.bool_]:
     """The groups after the best single change, again and again until none pays.
 
     Shape:
         z: (tasks, tasks). members: (groups, tasks).
     """
-    total = _worth(z, members[None], margin)[0]
+    reached = _worth(z, members[None], margin, total)[0]
     while True:
         better = False
         for changes in (_flips(members) if overlap else _moves(members), _exchanges(members)):
             best_gain, best_one = slack, None
             for part in changes:
-                totals = _worth(z, part, margin)
+                totals = _worth(z, part, margin, total)
                 order = np.argsort(-totals, kind="stable")
                 for i in order[:20].tolist():
-                    if totals[i] - total <= best_gain:
+                    if totals[i] - reached <= best_gain:
                         break
                     if price.cost is None or _cost(part[i], price) <= budget:
-                        best_gain, best_one = totals[i] - total, part[i].copy()
+                        best_gain, best_one = totals[i] - reached, part[i].copy()
                         break
             if best_one is not None:
-                members, total, better = best_one, total + best_gain, True
+                members, reached, better = best_one, reached + best_gain, True
                 break
         if not better:
             return members
 
 
-def _worth(z: Array, members: NDArray[np.bool_], margin: float) -> Array:
+def _worth(z: Array, members: NDArray[np.bool_], margin: float, total: bool) -> Array:
     """The totals of many groupings (many, groups, tasks), the margin for each group taken off.
 
     Minus infinity where a task is in no group.
     """
-    return np.asarray(values_of(z, members).max(1).sum(1)) - margin * members.any(-1).sum(-1)
+    return np.asarray(values_of(z, members, total).max(1).sum(1)) - margin * members.any(-1).sum(-1)
 
 
 def _flips(members: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
@@ -366,12 +396,13 @@ def _grouping(
     price: Prices,
     exact: bool,
     unknown: int,
+    total: bool,
 ) -> Grouping:
     """The answer in the order of the tasks."""
     k = len(names)
     found = sorted(found, key=lambda one: one.tasks & -one.tasks)
     members = np.array([[bool(one.group >> i & 1) for i in range(k)] for one in found])
-    values = values_of(z, members)
+    values = values_of(z, members, total)
     serves = {n: next(g for g, one in enumerate(found) if one.tasks >> i & 1) for i, n in enumerate(names)}
     gains: dict[str, Number] = {n: float(values[serves[n], i]) for i, n in enumerate(names)}
     notes = []

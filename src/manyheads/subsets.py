@@ -17,11 +17,15 @@ LEVELS = 32
 """Different costs of a group up to which the best division is found for certain."""
 
 
-def values_of(z: Array, members: NDArray[np.bool_]) -> Array:
-    """v(G, k) of each group (..., groups, tasks), minus infinity where the task is not in it."""
+def values_of(z: Array, members: NDArray[np.bool_], total: bool = False) -> Array:
+    """v(G, k) of each group (..., groups, tasks), minus infinity where the task is not in it.
+
+    Args:
+        total: the sum over the others of a group instead of their mean.
+    """
     inside = members.astype(np.float64)
-    size = inside.sum(-1, keepdims=True)
-    return np.where(members, inside @ z / np.maximum(size - 1, 1), -np.inf)
+    size = 1.0 if total else np.maximum(inside.sum(-1, keepdims=True) - 1, 1)
+    return np.where(members, inside @ z / size, -np.inf)
 
 
 class Prices:
@@ -59,10 +63,13 @@ class Subsets:
         z: (K, K) gains, source by target, 0 on the diagonal.
         slack: totals this close are equal.
         margin: what a unit of cost has to add.
+        total: as in `values_of`.
     """
 
-    def __init__(self, z: Array, overlap: bool, price: Prices, slack: float, margin: float = 0.0) -> None:
-        self.z, self.overlap, self.slack = z, overlap, slack
+    def __init__(
+        self, z: Array, overlap: bool, price: Prices, slack: float, margin: float = 0.0, total: bool = False
+    ) -> None:
+        self.z, self.overlap, self.slack, self.total = z, overlap, slack, total
         self.k = len(z)
         self.full = (1 << self.k) - 1
         everything = np.arange(1, self.full + 1)
@@ -91,7 +98,7 @@ class Subsets:
                 continue
             tasks = self._bits(groups, size)
             members = ((groups[:, None] >> np.arange(self.k)) & 1).astype(bool)
-            v = values_of(self.z, members)[members].reshape(len(groups), size)
+            v = values_of(self.z, members, self.total)[members].reshape(len(groups), size)
             level = self.level_of[groups]
             if not self.overlap:
                 worth[level, groups] = v.sum(1)
@@ -207,6 +214,6 @@ class Subsets:
         groups = groups[((groups & served) == served) & (self.level_of[groups] == level)]
         members = ((groups[:, None] >> np.arange(self.k)) & 1).astype(bool)
         mine = ((served >> np.arange(self.k)) & 1).astype(bool)
-        totals = np.where(mine, np.where(members, values_of(self.z, members), 0.0), 0.0).sum(1)
+        totals = np.where(mine, np.where(members, values_of(self.z, members, self.total), 0.0), 0.0).sum(1)
         good = groups[totals >= totals.max() - self.slack * 1e-3]
         return int(good[np.lexsort((good, self.size_of[good]))[0]])

@@ -8,7 +8,7 @@ import pytest
 import scipy.cluster.hierarchy
 from scipy.spatial.distance import squareform
 
-from manyheads.grouping import best, centred, dendrogram, gains_of, value_of
+from manyheads.grouping import advised, best, centred, dendrogram, gains_of, value_of
 from manyheads.results import Dendrogram, Grouping, Relatedness
 
 
@@ -246,6 +246,50 @@ class TestCentred:
         more = {"own": (None, None, None), "unit": "", "directed": False, "seeds": 1}
         assert gains_of(Relatedness(**common, **more, gain=True)) == named(z)
         assert gains_of(Relatedness(**common, **more, gain=False)) == centred(named(z))
+
+
+class TestAdvised:
+    def found(self, z, gain=False):
+        n = len(z)
+        matrix = tuple(tuple(None if i == j else float(z[i, j]) for j in range(n)) for i in range(n))
+        return Relatedness(
+            method="x", tasks=tuple(f"t{i}" for i in range(n)), matrix=matrix, low=matrix, high=matrix,
+            own=(None,) * n, unit="", gain=gain, directed=False, seeds=1,
+        )  # fmt: skip
+
+    def test_likenesses_are_summed_and_gains_averaged(self):
+        z = np.random.default_rng(0).normal(size=(5, 5))
+        z = z + z.T
+        assert advised(self.found(z, gain=True), 2) == best(named(z), 2)
+        assert advised(self.found(z), 2) == best(centred(named(z)), 2, total=True)
+
+    @pytest.mark.parametrize("overlap", [True, False])
+    def test_an_odd_task_and_noise_do_not_part_a_group(self, overlap):
+        # four tasks and three that are alike more or less, and one that is not: by means, likest pairs go apart and
+        # the odd task joins a group in which it weighs little
+        truth = {("t0", "t1", "t2", "t3"), ("t4", "t5", "t6"), ("t7",)}
+        summed, averaged = 0, 0
+        for seed in range(20):
+            z = blocks((4, 3, 1), 0.5, 0.2, 0.12, seed)
+            summed += set(advised(self.found(z), 3, overlap=overlap).groups) == truth
+            averaged += set(best(centred(named(z)), 3, overlap=overlap).groups) == truth
+        assert summed >= (12 if overlap else 15)
+        assert averaged <= summed - 6
+
+    @pytest.mark.parametrize("overlap", [True, False])
+    def test_sums_equal_the_best_of_all_partitions(self, overlap, monkeypatch):
+        gains = centred(named(blocks((2, 2, 1), noise=0.4)))
+        found = best(gains, 3, overlap=overlap, total=True)
+        every = [g for n in range(1, 6) for g in itertools.combinations(gains, n)]
+        known = max(
+            sum(max((sum(gains[j][t] for j in g if j != t) for g in family if t in g), default=-np.inf) for t in gains)
+            for n in (1, 2, 3)
+            for family in itertools.combinations(every, n)
+            if {t for g in family for t in g} == set(gains) and (overlap or sum(map(len, family)) == 5)
+        )
+        assert found.total == pytest.approx(known)
+        monkeypatch.setattr("manyheads.grouping.EXACT", 0)
+        assert best(gains, 3, overlap=overlap, total=True).total == pytest.approx(known)
 
 
 class TestDendrogram:
