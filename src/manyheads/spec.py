@@ -198,7 +198,7 @@ class TuneSpec(Section):
     """mean: the mean skill over tasks; pareto: the skill of each task is an axis of its own."""
     pruner: Literal["median", "halving", "none"] = "median"
     """median: a trial ends where its best mean skill so far is under the median of former trials at that epoch;
-    halving: of four trials one goes on, at each power of four of epochs."""
+    halving: after `warm_up` epochs, four times as many, and so on, about one trial in four goes on."""
     warm_up: int = Field(default=5, ge=1)
     """Epochs before a trial may be ended."""
     single: bool = False
