@@ -245,6 +245,17 @@ def test_a_crowd_is_cut_with_a_note():
     assert page.count('class="row "') == 139
 
 
+def test_weights_are_courses_whatever_their_number_and_equal_ones_say_nothing():
+    def page_of(weights):
+        records = tuple(Record(epoch=epoch, step=epoch, split="train", task=task, metric="weight", value=weight)
+                        for task, own in weights.items() for epoch, weight in enumerate(own))
+        return words(render([Report(title="weights", history=History(records=records))]))
+
+    text = page_of({"a": [1.0, 0.5], "b": [1.0, 1.5]})
+    assert re.search(r"Task weights over the epochs\s+name\s+first\s+lowest\s+highest\s+last", text)
+    assert "Task weights" not in page_of({"a": [1.0, 1.0], "b": [1.0, 1.0]})
+
+
 def test_an_undefined_number_gives_its_reason_and_is_never_zero():
     page = render([REPORTS["undefined"]])
     assert "undefined: no labels" in page

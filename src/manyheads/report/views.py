@@ -304,14 +304,16 @@ class View:
 
     @property
     def notes(self) -> list[notes.Note]:
-        """What was recorded: the notes, and each task's weight over the epochs where no other section has it."""
+        """What was recorded: the notes, and each task's weight over the epochs where no other section has it and some
+        weight was not 1."""
         found = [part for name, value in self.report.notes.items() for part in notes.note(name, value)]
         weights: dict[str, Any] = {}
         for (metric, split, task), series in self._series.items():
             if metric == "weight" and split == "train" and task is not None:
                 weights[task] = [value for _, value in series]
-        if self.giving is None and any(value is not None for item in weights.values() for value in item):
-            found += notes.note("Task weights over the epochs", weights)
+        known = [value for item in weights.values() for value in item if value is not None]
+        if self.giving is None and any(value != 1 for value in known):
+            found.append(notes.courses("Task weights over the epochs", weights))
         return found
 
     @property
