@@ -164,14 +164,13 @@ def _of_likeness(found: Relatedness, cells: Sequence[tuple[Any, ...]]) -> str:
     ordered = sorted(cells, key=lambda c: -c[0])
     most, least = ordered[0], ordered[-1]
     join = "for" if found.directed else "and"
+    if len(cells) == 1:
+        return f"{found.method}: {most[1]} {join} {most[2]}: {_signed(most[0])}, with no other pair to compare it with."
     text = f"{most[1]} {join} {most[2]} fit best ({_signed(most[0])})"
-    if len(cells) > 1:
-        text += f", {least[1]} {join} {least[2]} least ({_signed(least[0])})"
-        lows = [low for *_, low, _ in (most,) if low is not None]
-        if lows and least[4] is not None:
-            text += "; " + (
-                "their intervals are apart" if lows[0] > least[4] else "their intervals overlap: no pair stands out"
-            )
+    text += f", {least[1]} {join} {least[2]} least ({_signed(least[0])})"
+    if most[3] is not None and least[4] is not None:
+        apart = most[3] > least[4]
+        text += "; " + ("their intervals are apart" if apart else "their intervals overlap: no pair stands out")
     return f"{found.method}: {text}."
 
 

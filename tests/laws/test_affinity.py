@@ -247,6 +247,24 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_would(watching, tmp_path):
     assert [(s, r.cells) for s, r in late] == [(s, r.cells) for s, r in rest.readings[watching.word]]
 
 
+@pytest.mark.parametrize("encoder", catalogue(Encoder), ids=str)
+def test_sources_side_by_side_are_as_in_turn(watching, encoder, monkeypatch):
+    """Whatever is read: where torch cannot batch it, there is another way, and nobody is told."""
+    tasks = small_tasks()
+    layout = layout_of(encoder.word)
+    model = build(HARD, encoder, tasks)
+    batch = Batch({"t0": rows_for(tasks, 12, 0.2, layout=layout)})
+    found = []
+    for alone in (False, True):
+        if alone:
+            monkeypatch.setattr("manyheads.affinity.probe.batchable", lambda model: False)
+        with untouched(model):
+            found.append(watching().measure(Probe(model, {t.name: t for t in tasks}, batch, 0.05)))
+    assert len(found[0].cells) == 16
+    for pair, value in found[0].cells.items():
+        assert found[1].cells[pair] == pytest.approx(value, abs=1e-5, rel=1e-4)
+
+
 def test_a_look_is_without_dropout(watching):
     model = build(HARD, TABULAR, small_tasks(), dropout=0.5)
     assert any(isinstance(m, Dropout | nn.Dropout) for m in model.modules())

@@ -72,6 +72,8 @@ def test_a_sentence_says_what_was_found():
     alike = [[(0, Reading({("a", "b"): 0.9, ("b", "a"): 0.9, ("a", "c"): 0.1, ("c", "a"): 0.1}))]] * 2
     assert _gathered(alike, "abc", RSA()).summary.startswith("m: a and b fit best (+0.9), a and c least (+0.1)")
     assert "1 of 3 pairs could not be measured" in _gathered(alike, "abc", RSA()).summary
+    only = [[(0, Reading({("a", "b"): -0.3, ("b", "a"): -0.3}))]]
+    assert _gathered(only, "ab", RSA()).summary == "m: a and b: -0.3, with no other pair to compare it with."
     nothing = _gathered([[(0, Reading({}))]])
     assert summary(nothing) == "m could compare no two of these tasks."
 
