@@ -412,7 +412,43 @@ def test_relations_that_training_never_showed_between_such_spans_are_not_predict
     assert cell == [{"head": 0, "tail": 1, "type": "lives", "probability": pytest.approx(0.9991, abs=1e-3)}]
 
 
+def test_the_threshold_of_relations_is_the_best_on_validation():
+    task, frame = _linked()
+    frame = pd.concat([frame] * 12, ignore_index=True)
+    target, known = task.encode(frame)
+    n = 1 + len(task.tags)
+    g = torch.Generator().manual_seed(0)
+    output = torch.randn(len(frame), 3, n + WIDTH, generator=g)
+    output[..., 0] = torch.tensor([[1.0, 1, 1], [1, 1, 1], [1, 0, 0]] * 12)
+    for i, tags in enumerate(frame["tags"]):
+        for j, tag in enumerate(tags.split()):
+            output[i, j, 1 + task.tags.index(tag)] += 9.0
+    rows, metric, truth = task.rows(output), metrics.find("relation_f1"), task.truth(target)
+    chosen = task.tuned(rows, target, known)
+    assert chosen.cut is not None
+    assert chosen.cut != 0.5
+    values = {}
+    for cut in np.arange(0.05, 1, 0.05):
+        given = Relation.from_json(task.to_json() | {"threshold": round(float(cut), 2)})
+        values[round(float(cut), 2)] = metric(truth, given.predict(given.rows(output))).value or 0.0
+        assert given.tuned(rows, target, known) == given
+    best = metric(truth, chosen.predict(chosen.rows(output))).value
+    assert best == max(values.values()) == values[chosen.cut]
+    assert best > metric(truth, task.predict(rows)).value
+    again = Relation.from_json(json.loads(json.dumps(chosen.to_json())))
+    assert again == chosen
+    assert [v["relations"] for v in again.predict(again.rows(output)).value] == [
+        v["relations"] for v in chosen.predict(rows).value
+    ]
+    assert task.tuned(rows, target, torch.zeros_like(known)) == task
+    half = torch.arange(len(frame)) < 18
+    spoilt = task.encode(frame.assign(links=objects([*frame["links"][:18], *["[]"] * 18])))[0]
+    assert task.tuned(rows, target, half) == task.tuned(rows, spoilt, half)
+
+
 def test_what_relation_refuses():
+    with pytest.raises(ConfigError, match=r"between 0 and 1, or relation_f1. Found f1"):
+        Relation("r", target=("tags", "links"), threshold="f1")
     with pytest.raises(ConfigError, match=r"two target columns.*Found links"):
         Relation("r", target="links")
     task, frame = _linked()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import results
+from .. import metrics, results
 from ..blocks import Dropout
 from ..catalog import hint
 from ..faults import ConfigError, DataError
@@ -31,6 +31,9 @@ CLUES = 4
 """Clues between two spans per relation type: for and against it, with the head first and with the tail first."""
 WIDTH = 2 * RANK + 2 + CLUES
 """Numbers per token and relation type: factors as head and as tail, a score as each, clues."""
+
+LEAST = 0.05
+"""Pairs of a lower probability are never relations where the threshold is chosen."""
 
 Triple = tuple[int, int, str]
 """(number of the head's span, of the tail's, type of the relation)."""
@@ -155,7 +158,7 @@ class Relation(_Tagged):
     Error: the cross-entropies of the tokens' tags, and the binary cross-entropies of every relation type between all
     ordered pairs of the labelled spans (those that have no relation are the negative examples); a label is a token or a
     pair. Prediction: legal tags first, then the relations between the spans that were found, where their probability
-    is `threshold` or more and training showed the relation between spans of these two types.
+    is at the threshold or above and training showed the relation between spans of these two types.
 
     The target is two columns, ``[tags, relations]``: tags as `Tagging` has them, and per row a list of ``{"head": 0,
     "tail": 1, "type": "Kill"}`` (or that as JSON), where head and tail count the row's spans from 0. A row is labelled
@@ -164,13 +167,16 @@ class Relation(_Tagged):
     Args:
         tags: the tags; default: all of the training part.
         types: the types of relations; default: all of the training part.
-        threshold: probability from which a relation is predicted.
+        threshold: probability from which a relation is predicted, or ``relation_f1``, for the one by which that is
+            highest on validation; 0.5 before there is any.
+        cut: the threshold that was chosen.
         d_hidden: width of the layer that scores pairs.
     """
 
     types: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
-    threshold: float = 0.5
+    threshold: float | str = "relation_f1"
+    cut: float | None = None
     d_hidden: int = 128
 
     default_metrics: ClassVar = ("relation_f1", "entity_f1")
@@ -184,8 +190,18 @@ class Relation(_Tagged):
                 f"Task `{self.name}` should have two target columns, tags and relations: `target: [tags, relations]`. "
                 f"Found {', '.join(self.targets)}."
             )
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"Task `{self.name}`: `threshold` should be between 0 and 1. Found {self.threshold}.")
+        chosen = self.threshold == "relation_f1"
+        if not chosen and (isinstance(self.threshold, str) or not 0 < self.threshold < 1):
+            raise ConfigError(
+                f"Task `{self.name}`: `threshold` should be between 0 and 1, or relation_f1. Found {self.threshold}."
+            )
+
+    @property
+    def _level(self) -> float:
+        """The probability from which a relation is predicted."""
+        if not isinstance(self.threshold, str):
+            return self.threshold
+        return 0.5 if self.cut is None else self.cut
 
     def _read(self, labels: pd.DataFrame) -> tuple[list[list[str] | None], list[list[Triple] | None]]:
         """Tags and relations of each row, both or neither.
@@ -293,13 +309,24 @@ class Relation(_Tagged):
     def shown(self, output: Tensor) -> Tensor:
         return output[..., 1 : 1 + len(self.tags)].softmax(-1)
 
+    def tuned(self, output: Any, target: Any, known: Tensor) -> Relation:
+        if not isinstance(self.threshold, str) or not bool(known.any()):
+            return self
+        rows = known.nonzero().flatten()
+        truth, own = self.truth(target[rows]), output[rows]
+        metric = metrics.find(self.threshold)
+        levels = [round(c, 2) for c in np.arange(LEAST, 1, 0.05).tolist()]
+        values = [metric(truth, self._replace(cut=c).predict(own)).value or 0.0 for c in levels]
+        return self._replace(cut=max(zip(values, (-abs(c - 0.5) for c in levels), levels, strict=True))[2])
+
     def rows(self, output: Tensor) -> Rows:
         tags = self.decoded(output)
         found = [spans(self.names(own.tolist())) for own in tags]
         odds, pairs = pair_scores(self._groups(output), found)
         proba = odds.double().sigmoid().cpu().numpy()
         links: list[list[tuple[int, int, int, float]]] = [[] for _ in tags]
-        for p, kind in zip(*np.nonzero(proba >= self.threshold), strict=True):
+        least = min(self._level, LEAST) if isinstance(self.threshold, str) else self._level
+        for p, kind in zip(*np.nonzero(proba >= least), strict=True):
             i, h, t = pairs[p].tolist()
             if f"{self.types[kind]} {found[i][h][2]} {found[i][t][2]}" in self.allowed:
                 links[i].append((h, t, int(kind), float(proba[p, kind])))
@@ -307,13 +334,14 @@ class Relation(_Tagged):
 
     def predict(self, output: Rows) -> Predicted:
         """Per row {"tags": [...], "relations": [(head, tail, type), ...], "probabilities": [...]}."""
+        found = [(tags, [link for link in links if link[3] >= self._level]) for tags, links in output]
         values = [
             {
                 "tags": self.names(tags),
                 "relations": [(h, t, self.types[kind]) for h, t, kind, _ in links],
                 "probabilities": [p for *_, p in links],
             }
-            for tags, links in output
+            for tags, links in found
         ]
         return Predicted(objects(values))
 
