@@ -252,7 +252,7 @@ def test_weights_are_courses_whatever_their_number_and_equal_ones_say_nothing():
         return words(render([Report(title="weights", history=History(records=records))]))
 
     text = page_of({"a": [1.0, 0.5], "b": [1.0, 1.5]})
-    assert re.search(r"Task weights over the epochs\s+name\s+first\s+lowest\s+highest\s+last", text)
+    assert "firstlowesthighestlasta1.0000.5001.0000.500" in "".join(text.split())
     assert "Task weights" not in page_of({"a": [1.0, 1.0], "b": [1.0, 1.0]})
 
 

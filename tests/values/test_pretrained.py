@@ -222,6 +222,9 @@ def test_strings_become_words_in_three_ways():
     for split, n in (("model", 7), ("words", 5), ("spaces", 3)):
         column = Subwords.fit("t", texts, model=MINILM, split=split)
         assert int(column.transform(texts)[:1].values[:, 1].max()) + 1 == n, split
+        assert [len(row) for row in column.tokens(texts)] == [n]
+        assert "".join(next(iter(column.tokens(texts)))) == "Isn'tit50%?"
+        assert column.show(texts[0]).words == tuple(next(iter(column.tokens(texts))))
 
 
 def test_a_long_row_is_cut_between_words_with_a_warning(column):
