@@ -8,9 +8,11 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +21,9 @@ from manyheads.catalog import index
 from manyheads.sharing import Sharing
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in ("__init__", "harness", "suites", "studies"))
+PARTS = ("__init__", "harness", "suites", "studies")
+"""Files that benchmarks are made of."""
+NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)
 SLOW = {"fit_throughput"}
 """Those whose smoke run takes more than about twenty seconds."""
 
@@ -188,3 +192,45 @@ def test_step_cost_times_every_side_and_its_exact_gramian_is_exact():
     assert {"plain", "features, ones", "exact, ones", "loop", "torchjd vmap", "torchjd autogram"} < timed
     assert sides["exact"]["gramian_error"] < 1e-4
     assert sides["loop"]["jacobians"] > 0.9  # it holds one
+
+
+@pytest.mark.usefixtures("at_root")
+@pytest.mark.parametrize("number", range(5))
+def test_the_true_deltas_of_studies_are_those_of_very_many_data_sets(number):
+    studies = importlib.import_module("benchmarks.studies")
+    assert len(studies.SETTINGS) == 5
+    setting = replace(studies.SETTINGS[number], repeats=1)
+    truth = studies.population(setting, 4000)
+    drawn = np.array([studies.scores(setting, truth, np.random.default_rng([1, s])) for s in range(3000)])[..., 0]
+    single, joint = drawn[:, 0], drawn[:, 1]
+    seen = 1 - joint.mean(0) / single.mean(0)
+    error = (single - joint).std(0) / single.mean(0) / len(drawn) ** 0.5
+    assert (np.abs(seen - truth.deltas) < 4 * error).all()
+    kinds = np.repeat(setting.kinds, 2)
+    assert (truth.deltas[kinds == "helps"] > 0).all()
+    assert (truth.deltas[kinds == "hurts"] < 0).all()
+    np.testing.assert_allclose(truth.deltas[kinds == "null"], 0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("at_root")
+def test_suites_are_what_they_say():
+    suites = {s.name: s for s in importlib.import_module("benchmarks.suites").SUITES}
+    assert list(suites) == ["groups4", "groups8", "groups16", "independent", "equal", "scales", "labels"]
+    for suite in suites.values():
+        table = suite.table(0)
+        assert table.equals(suite.table(0))
+        assert not table.equals(suite.table(1))
+        assert list(table.columns[10:]) == list(suite.tasks) == list(suite.spec(0, 5).tasks)
+    few, scaled = (suites[n].table(0) for n in ("labels", "scales"))
+    assert few.notna().mean()[["a1", "a2", "a3", "a4"]].round(1).tolist() == [1.0, 0.1, 1.0, 0.1]
+    assert scaled[["a1", "a2", "a3"]].std().tolist() == pytest.approx([1, 1000, 30], rel=0.1)
+
+
+@pytest.mark.usefixtures("at_root")
+def test_tasks_of_a_group_have_the_same_hidden_units():
+    """A net's hidden units cannot be seen, but their span can: its labels have rank 3 however many tasks there are."""
+    suite = replace(next(s for s in importlib.import_module("benchmarks.suites").SUITES if s.name == "equal"), rows=4000)
+    labels = suite.table(0)[list(suite.tasks)].to_numpy()
+    values = np.linalg.eigvalsh(np.cov(labels.T))[::-1]
+    assert values[3:] == pytest.approx(0.1, abs=0.02)  # noise alone
+    assert (values[:2] > 0.3).all()

@@ -1,0 +1,233 @@
+"""Groups that are trained: the same models as by hand, the choice on validation, and the words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from manyheads.build import make_training, prepare, split_parts
+from manyheads.config import check, tasks_of
+from manyheads.evaluate import measure, results
+from manyheads.faults import ConfigError
+from manyheads.groups import Study, validate
+from manyheads.ofgroup import labelled_rows, of_group
+from manyheads.recommend import agreement, chosen, recommendation
+from manyheads.results import Grouping, GroupingStudy, Method
+from manyheads.verdicts import Direction
+
+NAMES = ("a", "b", "c")
+UP = {"a": Direction("accuracy", True), "b": Direction("accuracy", True)}
+
+
+def table(n=240, seed=0):
+    """Two tasks that read one hidden unit, and one that reads another."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, 4))
+    one, two = np.tanh(2 * x[:, 0] + x[:, 1]), np.tanh(x[:, 2] - 2 * x[:, 3])
+    y = {"a": one, "b": -2 * one, "c": two}
+    noisy = {k: v + 0.1 * random.normal(size=n) for k, v in y.items()}
+    return pd.DataFrame({f"x{i}": x[:, i] for i in range(4)} | noisy)
+
+
+def run_spec(**more):
+    return check(
+        {
+            "tasks": {t: {"type": "regression"} for t in NAMES},
+            "data": {"split": {"sizes": [0.4, 0.2, 0.4]}},
+            "model": {"encoder": {"name": "tabular", "d_hidden": 4, "n_layers": 1, "dropout": 0.0}, "members": 1},
+            "trainer": {"max_epochs": 6},
+            "optim": {"lr": 0.02},
+        }
+        | more
+    )
+
+
+@pytest.fixture(scope="module")
+def studied():
+    """One study of every kind of group: an overlapping grouping with predictions, and plain groups with branches."""
+    spec = run_spec()
+    overlapping = Grouping(
+        groups=(("a", "b"), ("a", "c")), serves={"a": 0, "b": 0, "c": 1}, gains={"a": 0.3, "b": 0.2, "c": -0.1},
+        total=0.4, exact=True, budget=2, cost=2,
+    )  # fmt: skip
+    groupings = {"two": overlapping, "plain": [["a", "b"], ["c"]]}
+    study = Study(spec, tasks_of(spec), {"t": table()}, groupings, repeats=2, branches_from=-1)
+    study.train()
+    return study, study.result()
+
+
+def values(found, method):
+    return next(m for m in found.comparisons["joint"].methods if m.name == method).values
+
+
+def test_a_group_is_the_model_that_one_makes_by_hand(studied):
+    study, found = studied
+    spec = run_spec()
+    for r, one in enumerate(study.rounds):
+        parts = split_parts(spec.data.split, {"t": table()}, tasks_of(spec), r)
+        data = prepare(spec, tasks_of(spec), {"t": table()}, parts)
+        mine = [t for t in data.tasks if t.name in ("a", "b")]
+        size = batch(study)
+        own = of_group(spec, ("a", "b"), NAMES, size)
+        run = make_training(
+            own, data.dataset.preprocess.layouts, mine, data.tasksets["train"], data.tasksets["valid"], seed=one.seed
+        )
+        run.run()
+        by_hand = results(run.model, data.tasksets["test"], ["a", "b"])
+        for t in mine:
+            score = measure(t, by_hand[t.name], t.metrics[:1])[0].value
+            assert values(found, "plain")[t.name][r] == pytest.approx(score, rel=1e-3)
+
+
+def batch(study):
+    return study.runs("joint model")[0].sampler.batch_size
+
+
+def test_every_model_is_trained_once(studied):
+    study, _ = studied
+    counts = {stage: len(study.runs(stage)) for stage in study.stages}
+    # per repeat: one for all; three alone; a with b (both groupings' own), a with c, and two models of branches, whose
+    # served sets are the same
+    assert counts == {"joint model": 2, "single-task models": 6, "groups of tasks": 6}
+
+
+def test_what_a_study_says_holds(studied):
+    _, found = studied
+    assert set(found.comparisons) == {"joint", "two", "plain", "two, branched", "plain, branched"}
+    assert values(found, "plain")["c"] == values(found, "single")["c"]
+    for r, (group, value) in enumerate(zip(found.served["two"]["a"], values(found, "two")["a"], strict=True)):
+        if group == 0:
+            assert value == values(found, "plain")["a"][r]
+    assert found.served["two"]["b"] == (0, 0)
+    assert found.served["two"]["c"] == (1, 1)
+    assert found.choice in {"joint", "single", "two", "plain", "two, branched", "plain, branched"}
+    assert set(found.over) == {"joint", "single"} - {found.choice}
+    assert found.realised["two"] == {t: c.delta for t, c in found.comparisons["two"].tasks.items()}
+    assert found.agreement["plain"] is None  # nothing was predicted
+    assert found.valid["single"] == 0
+    parameters = {m.name: m.parameters for m in found.comparisons["joint"].methods}
+    assert parameters["joint"] < parameters["two"] < parameters["single"]
+    assert GroupingStudy.model_validate_json(found.model_dump_json()) == found
+
+
+def test_only_some_may_be_chosen(studied):
+    study, _ = studied
+    found = study.result(["plain"])
+    assert set(found.groupings) == {"plain"}
+    assert "two" not in found.valid
+
+
+def test_a_split_of_ones_own_is_judged_over_rows():
+    spec = run_spec(trainer={"max_epochs": 2})
+    parts = {"t": np.array(["train", "valid", "test"] * 80)}
+    found = validate(spec, tasks_of(spec), {"t": table()}, {"g": [["a", "b"], ["c"]]}, parts=parts, repeats=2, n_jobs=1)
+    assert found.protocol.startswith("The split is the one given; 2 seeds")
+    comparison = found.comparisons["joint"]
+    assert all(c.interval[0] < c.delta < c.interval[1] for c in comparison.tasks.values())
+    assert found.comparisons["g"].tasks["c"].delta == 0
+
+
+def test_mistakes():
+    spec = run_spec()
+    tasks, tables = tasks_of(spec), {"t": table(30)}
+    for groups, said in [
+        ([["a", "x"], ["b", "c"]], "should name tasks, each once. Found a, x"),
+        ([["a", "b"]], "Found none with c; a task that shares with nobody is a group of its own"),
+        ([["a", "a"], ["b", "c"]], "each once. Found a, a"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            Study(spec, tasks, tables, {"g": groups})
+    with pytest.raises(ConfigError, match="Found `joint`, which is a method's already"):
+        Study(spec, tasks, tables, {"joint": [NAMES]})
+    with pytest.raises(ConfigError, match="Found 3 tasks, 0 groupings and 5 repeats"):
+        Study(spec, tasks, tables, {})
+
+
+def test_the_run_of_some_tasks_says_nothing_of_the_others():
+    spec = run_spec(
+        sampling={"weights": {"a": 2.0, "c": 1.0}},
+        model={"sharing": {"name": "tree", "groups": [["a", "b"], ["c"]]}, "members": 1},
+        optim={"balance": {"name": "fixed", "weights": {"a": 1.0, "b": 2.0, "c": 3.0}}},
+    )
+    few = of_group(spec, ("a", "b"), NAMES, 16)
+    assert few.sampling.weights == {"a": 2.0}
+    assert few.model.sharing.settings["groups"] == [["a", "b"]]
+    assert few.optim.balance.settings["weights"] == {"a": 1.0, "b": 2.0}
+    assert few.sampling.batch_size == 16
+
+
+def test_rows_that_label_none_of_a_group_are_left_out_where_they_are_many():
+    frame = table(100)
+    frame.loc[10:, "a"] = np.nan
+    frame.loc[:9, "b"] = np.nan
+    frame.loc[40:, "b"] = np.nan
+    spec = run_spec()
+    data = prepare(spec, tasks_of(spec), {"t": frame}, {"t": np.full(100, "train")})
+    train = data.tasksets["train"]
+    assert {t: len(rows) for t, rows in labelled_rows(train, ("a", "b")).items()} == {"t": 40}
+    assert len(labelled_rows(train, ("a", "c"))["t"]) == 100
+    assert len(labelled_rows(train, ("a",))["t"]) == 10
+
+
+def methods(**rows):
+    """Methods whose two tasks have the same values; single has the most parameters."""
+    size = {"joint": 1, "pair": 2, "single": 3}
+    return {
+        name: Method(name=name, values={"a": tuple(row), "b": tuple(row)}, parameters=size[name])
+        for name, row in rows.items()
+    }
+
+
+class TestChosen:
+    single = np.array([0.70, 0.72, 0.71, 0.69])
+
+    def test_what_is_clearly_better(self):
+        name, valid, why = chosen(
+            methods(joint=self.single - 0.1, pair=self.single + 0.05, single=self.single), UP, 0.25
+        )
+        assert name == "pair"
+        assert valid["pair"] == pytest.approx(0.05 / self.single.mean())
+        assert valid["single"] == 0
+        assert why.endswith("`joint` -14.2 %, `pair` +7.1 %, `single` +0.0 %.")
+
+    def test_the_simpler_one_within_a_standard_error(self):
+        wobble = np.array([0.02, -0.02, 0.02, -0.01])
+        found = methods(joint=self.single, pair=self.single + wobble, single=self.single - 0.001)
+        name, _, why = chosen(found, UP, 0.25)
+        assert name == "joint"
+        assert "`joint` is simpler than `pair` and within a standard error of it" in why
+
+    def test_a_constant_lead_has_no_error(self):
+        found = methods(joint=self.single, pair=self.single + 0.001, single=self.single)
+        assert chosen(found, UP, 0.25)[0] == "pair"
+
+    def test_undefined_values_are_left_out(self):
+        rows = {"joint": [None] * 4, "pair": [0.8, None, 0.8, 0.8], "single": [0.7, 0.7, None, 0.7]}
+        found = {n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in rows.items()}
+        assert chosen(found, {"a": UP["a"]}, 0.25)[0] == "pair"
+
+
+def test_agreement_is_spearmans():
+    import scipy.stats
+
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 7))
+    a[3] = a[4]
+    names = [f"t{i}" for i in range(7)]
+    found = agreement(dict(zip(names, a, strict=True)), dict(zip(names, b, strict=True)))
+    assert found == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+    assert agreement({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 2.0}) is None
+    assert agreement({"a": 1.0, "b": None, "c": 2.0}, {"a": 1.0, "b": 2.0, "c": 1.0}) is None
+    assert agreement(dict.fromkeys("abc", 1.0), {"a": 1.0, "b": 2.0, "c": 1.0}) is None
+
+
+def test_words():
+    def grouping(groups, **serves):
+        return Grouping(groups=groups, serves=serves, gains={}, total=0, exact=True, budget=2, cost=2)
+
+    assert recommendation("joint", (NAMES,), None) == "nothing to group: share a, b and c in one model."
+    assert recommendation("single", (("a",), ("b",)), None) == "nothing to group: keep a and b alone."
+    two = (("a", "b"), ("c",))
+    assert recommendation("g", two, grouping(two, a=0, b=0, c=1)) == "share a and b, keep c alone."
+    helped = (("a", "b"), ("a", "c"))
+    assert recommendation("g", helped, grouping(helped, a=0, b=0, c=1)) == "share a and b, train c with a beside it."
+    assert recommendation("g, branched", two, None, True) == "share a and b, keep c alone (as branches of one model)."
