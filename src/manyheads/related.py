@@ -58,9 +58,10 @@ def affinity(
 
     For each seed a joint model is trained as the config says and watched, single-task models with the same encoder and
     budget, and pairs where they are asked: whatever an estimator needs, and nothing twice. All nets are single members.
-    Estimators see training rows, and the validation part (without one, a fold of the training part
-    that is drawn anew for each seed, the same for all models); the test part is never touched, so that a choice of
-    groups can still be judged on it. The intervals are over seeds: another table of the same kind is not part of them.
+    Estimators see training rows, and the validation part (without one, a fold of the training part that is drawn anew
+    for each seed, the same for all models); the test part is never touched, so that a choice of groups can still be
+    judged on it. All models of a seed start from the same trunk. The intervals are over seeds: another table of the
+    same kind is not part of them.
 
     Args:
         spec: the run.

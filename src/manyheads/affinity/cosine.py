@@ -23,6 +23,9 @@ class Cosine(Estimator[Probe]):
     training time belongs to the answer. Tasks whose gradient is zero (heads that start as constants give the trunk none
     at first) have none.
 
+    Tasks need no row in common: each gradient is over the task's own rows of the batch. Where rows differ so does their
+    noise, and cosines are nearer to 0 than over the same rows: compare pairs of one kind.
+
     Cost:
         1 forward pass and a backward pass per task, at each look.
 

@@ -22,7 +22,8 @@ class Lookahead(Estimator[Probe]):
     so that numbers scale with the learning rate and with the target's own loss: compare within a column, and the sign.
 
     Row i, column j is what i does **to** j. What a task does to itself (its own value) is far larger than what others
-    do, and kept apart. Late in a joint run the same caution holds as for `cosine`.
+    do, and kept apart. Late in a joint run, and where tasks label different rows, the same caution holds as for
+    `cosine`.
 
     Cost:
         1 forward pass, a backward pass and a further forward pass per task, at each look; those are batched.
