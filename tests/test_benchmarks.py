@@ -229,7 +229,9 @@ def test_suites_are_what_they_say():
 @pytest.mark.usefixtures("at_root")
 def test_tasks_of_a_group_have_the_same_hidden_units():
     """A net's hidden units cannot be seen, but their span can: its labels have rank 3 however many tasks there are."""
-    suite = replace(next(s for s in importlib.import_module("benchmarks.suites").SUITES if s.name == "equal"), rows=4000)
+    suite = replace(
+        next(s for s in importlib.import_module("benchmarks.suites").SUITES if s.name == "equal"), rows=4000
+    )
     labels = suite.table(0)[list(suite.tasks)].to_numpy()
     values = np.linalg.eigvalsh(np.cov(labels.T))[::-1]
     assert values[3:] == pytest.approx(0.1, abs=0.02)  # noise alone
