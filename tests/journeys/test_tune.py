@@ -15,6 +15,7 @@ from manyheads import config
 from manyheads.cli import main
 from manyheads.results import Tuned
 from manyheads.tune import read, settings_of
+from manyheads.tuning import write
 
 pytest.importorskip("optuna")
 
@@ -141,6 +142,34 @@ def test_without_the_extra_its_command_is_told(there, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["tune", "-c", "run.yaml", "-o", "no"]) == 6
     assert "pip install 'manyheads[tune]'" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_it_goes_on(there, capsys, monkeypatch):
+    def interrupted(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("manyheads.tuning.search", interrupted)
+    assert main(["tune", "-c", "run.yaml", "-o", "stopped"]) == 130
+    said = capsys.readouterr().out
+    assert "Interrupted: no trial has ended yet. manyheads tune -o stopped --resume goes on." in said
+
+
+def test_a_write_that_fails_leaves_what_was_there(there, monkeypatch):
+    found, spec = read("out"), config.load(["run.yaml"])
+    before = {name: (there / "out" / name).read_bytes() for name in ("trials.csv", "best.yaml", "tune.json")}
+    fewer = found.model_copy(update={"sides": found.sides[:1]})
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("manyheads.files.os.replace", full)
+        with pytest.raises(OSError, match="No space"):
+            write(fewer, spec, there / "out")
+    assert {name: (there / "out" / name).read_bytes() for name in before} == before
+    write(found, spec, there / "out")
+    assert {name: (there / "out" / name).read_bytes() for name in before} == before
+    assert main(["tune", "-o", "out", "--resume", "-q"]) == 0
 
 
 def _start(folder):
