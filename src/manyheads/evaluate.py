@@ -259,12 +259,13 @@ class Skill:
         for task in tasks:
             metric = self.metrics[task.name]
             self.constants[task.name] = metric.constant
+            if metric.constant is not None:
+                continue
             fitted, scored = _labels(task, train), _labels(task, tasksets)
-            if metric.constant is None and fitted is not None and scored is not None:
-                constant = task.constant(metric, *fitted, scored[0])
-                if constant is not None:
-                    several = scored[1].numpy() if scored[1].dim() > 1 else None
-                    self.constants[task.name] = metric(task.truth(scored[0]), constant, known=several).value
+            constant = None if fitted is None or scored is None else task.constant(metric, *fitted, scored[0])
+            if constant is not None and scored is not None:
+                several = scored[1].numpy() if scored[1].dim() > 1 else None
+                self.constants[task.name] = metric(task.truth(scored[0]), constant, known=several).value
 
     def __call__(self, task: str, value: float | None) -> float | None:
         """The skill of a value of the task's metric; None where it is undefined."""
