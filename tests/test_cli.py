@@ -17,10 +17,11 @@ from manyheads import cli
 from manyheads.affinity import Estimator
 from manyheads.catalog import index
 from manyheads.cli import main
-from manyheads.display import penalty_line, plan_lines
+from manyheads.display import part_line, penalty_line, plan_lines
 from manyheads.doctor import CATALOGUES, entries
 from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
+from manyheads.results import Part, Score
 from manyheads.sharing import Sharing
 
 COMMANDS = (
@@ -203,6 +204,15 @@ def test_doctor_names_the_extras_there_are():
     assert set(EXTRAS) == extras
     for extra, packages in EXTRAS.items():
         assert all(package in section for package in packages), extra
+
+
+def test_parts_are_told_in_a_line():
+    parts = tuple(Part(name=f"p{i}", value=v, labels=9, cases=1, word="iou") for i, v in enumerate((0.5, None, 0.25)))
+    score = Score(task="mask", metric="mean_iou", value=0.375, labels=9, parts=parts)
+    assert part_line(score) == "mask, iou of each part: p2 0.250, p0 0.500; 1 without a value"
+    many = tuple(Part(name=f"p{i}", value=i / 10, labels=9, cases=1, word="log_loss") for i in range(8))
+    score = Score(task="y", metric="log_loss", value=0.3, labels=9, greater_is_better=False, parts=many)
+    assert part_line(score).endswith("p7 0.700, p6 0.600, p5 0.500, ..., p2 0.200, p1 0.100, p0 0")
 
 
 def test_a_plan_is_short():

@@ -111,6 +111,8 @@ class Screen:
         for scores in found:
             if scores.scores:
                 self.show(scores_table(scores))
+                for score in [s for s in scores.scores if s.primary and s.parts][:MOST]:
+                    self.say(part_line(score))
                 for task, score in scores.primary().items():
                     if self.log is not None:
                         self.log(f"{scores.split}: {task} {score.metric} {number(score.value)} {span(score.interval)}")
@@ -268,6 +270,16 @@ def scores_table(scores: Scores) -> Table:
         why = "" if score.value is not None else score.why or ""
         table.add_row(name, score.metric, number(score.value), span(score.interval), str(score.labels), why)
     return table
+
+
+def part_line(score: Score) -> str:
+    """A score by label, class or type, from the worst to the best; of many the ends."""
+    there = [part for part in score.parts if part.value is not None]
+    ordered = sorted(there, key=lambda part: (part.value or 0.0) * (1 if score.greater_is_better else -1))
+    said = [f"{part.name} {number(part.value)}" for part in ordered]
+    shown = said if len(said) <= _IN_LINE else [*said[: _IN_LINE // 2], "...", *said[-(_IN_LINE // 2) :]]
+    lost = f"; {len(score.parts) - len(there)} without a value" if len(there) < len(score.parts) else ""
+    return f"{score.task}, {score.parts[0].word} of each part: {', '.join(shown) or 'none'}{lost}"
 
 
 def comparison_table(comparison: Comparison) -> Table:
