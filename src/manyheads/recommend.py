@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .results import Grouping, Method, Number
-from .statistics import delta, floats, in_common, is_absolute
+from .statistics import delta, floats, is_absolute
 from .verdicts import Direction
 
 Groups = tuple[tuple[str, ...], ...]
@@ -15,15 +15,12 @@ BRANCHED = ", branched"
 """What stands behind a grouping's name where its groups are branches of one model."""
 
 
-def chosen(
-    methods: Mapping[str, Method], tasks: Mapping[str, Direction], ratio: float | None
-) -> tuple[str, dict[str, Number], str]:
+def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tuple[str, dict[str, Number], str]:
     """The method to recommend, by what all are worth on validation: (its name, delta-m of each, why).
 
     Args:
         methods: ``single`` among them, with values on validation and parameters.
         tasks: task -> metric and direction.
-        ratio: validation rows per training row; None for repeats that differ by their seed.
     """
     single = methods["single"]
     rows = {}
@@ -41,7 +38,7 @@ def chosen(
         gap = rows[top] - rows[name]
         gap = gap[~np.isnan(gap)]
         spread = float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
-        error = spread * float(np.sqrt(1 / max(len(gap), 1) + in_common(ratio)))
+        error = spread / max(len(gap), 1) ** 0.5
         if name == top or means[top] - means[name] <= error:
             said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
             why = f"On validation, the mean over tasks against single-task models: {said}."

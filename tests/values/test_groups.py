@@ -181,9 +181,7 @@ class TestChosen:
     single = np.array([0.70, 0.72, 0.71, 0.69])
 
     def test_what_is_clearly_better(self):
-        name, valid, why = chosen(
-            methods(joint=self.single - 0.1, pair=self.single + 0.05, single=self.single), UP, 0.25
-        )
+        name, valid, why = chosen(methods(joint=self.single - 0.1, pair=self.single + 0.05, single=self.single), UP)
         assert name == "pair"
         assert valid["pair"] == pytest.approx(0.05 / self.single.mean())
         assert valid["single"] == 0
@@ -192,18 +190,18 @@ class TestChosen:
     def test_the_simpler_one_within_a_standard_error(self):
         wobble = np.array([0.02, -0.02, 0.02, -0.01])
         found = methods(joint=self.single, pair=self.single + wobble, single=self.single - 0.001)
-        name, _, why = chosen(found, UP, 0.25)
+        name, _, why = chosen(found, UP)
         assert name == "joint"
         assert "`joint` is simpler than `pair` and within a standard error of it" in why
 
     def test_a_constant_lead_has_no_error(self):
         found = methods(joint=self.single, pair=self.single + 0.001, single=self.single)
-        assert chosen(found, UP, 0.25)[0] == "pair"
+        assert chosen(found, UP)[0] == "pair"
 
     def test_undefined_values_are_left_out(self):
         rows = {"joint": [None] * 4, "pair": [0.8, None, 0.8, 0.8], "single": [0.7, 0.7, None, 0.7]}
         found = {n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in rows.items()}
-        assert chosen(found, {"a": UP["a"]}, 0.25)[0] == "pair"
+        assert chosen(found, {"a": UP["a"]})[0] == "pair"
 
 
 def test_agreement_is_spearmans():
