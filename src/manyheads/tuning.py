@@ -20,7 +20,7 @@ from .report.words import number
 from .results import Tuned, TunedSide
 from .runfolder import RunFolder, differences
 from .spec import RunSpec, dumped
-from .tune import JOINT, best_of, read, search, sides_of, sort_out
+from .tune import JOINT, Side, best_of, read, search, sides_of, sort_out
 from .tune.study import check_installed
 
 EVERY = 10.0
@@ -50,7 +50,7 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
         intake = take_in(spec, tasks)
         settled, rows = sort_out(spec, intake.tables, intake.parts, intake.targets)
         sides = sides_of(settled)
-        _announce(settled, [(side.name, side.space.lines()) for side in sides], door)
+        _announce(settled, sides, door)
         if door.dry_run:
             return {"sides": {side.name: side.space.to_json() for side in sides}, "dry_run": True}
         folder.begin(spec)
@@ -202,13 +202,15 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _announce(spec: RunSpec, spaces: Sequence[tuple[str, Sequence[str]]], door: Door) -> None:
+def _announce(spec: RunSpec, sides: Sequence[Side], door: Door) -> None:
     tune = spec.tune
-    sides = ", ".join(name for name, _ in spaces)
     limit = "" if tune.timeout is None else f", or {_span(tune.timeout)} for all"
-    door.screen.say(f"{tune.trials} trials for each of {sides}{limit}; the first is what the config says.")
+    inside = sides[0].space.own(sides[0].spec) is not None
+    first = "the first is what the config says" if inside else "what the config says is outside the ranges"
+    door.screen.say(f"{tune.trials} trials for each of {', '.join(side.name for side in sides)}{limit}; {first}.")
     shown: set[str] = set()
-    for name, lines in spaces:
+    for side in sides:
+        name, lines = side.name, side.space.lines()
         new = [line for line in lines if line not in shown]
         shown.update(new)
         if not lines:

@@ -185,6 +185,13 @@ def test_what_cannot_be_searched_is_told_in_plain_words(space, said):
         space_of(_spaced(space))
 
 
+def test_a_config_outside_its_ranges_is_not_tried():
+    spec = _spaced({"model": None, "optim": None, "optim.lr": {"log": [1e-3, 1e-1]}})
+    assert space_of(spec).own(spec) is None
+    near = config.applied(spec, ["optim.lr=0.01"])
+    assert space_of(near).own(near) == {"optim.lr": 0.01}
+
+
 def test_all_problems_of_a_space_are_told_at_once():
     with pytest.raises(ConfigError, match="2 problems"):
         space_of(_spaced({"optim.lrr": [1, 2], "model.sharing": ["hrad"]}))

@@ -250,9 +250,9 @@ def _protocol(spec: RunSpec) -> str:
     tune = spec.tune
     text = (
         f"Every side had the same number of trials within the same ranges ({tune.batch} proposed at a time, the first "
-        "as the config says), all with the seed of the run. Trials were measured on the validation part, or the folds "
-        "that members hold out, by the skill that early stopping follows; the value of the best is therefore too good "
-        "by its choice. The test part was read once, by the chosen settings."
+        "as the config says where that is within), all with the seed of the run. Trials were measured on the "
+        "validation part, or the folds that members hold out, by the skill that early stopping follows; the value of "
+        "the best is therefore too good by its choice. The test part was read once, by the chosen settings."
     )
     if tune.objective == "pareto":
         text += " Each task was an objective of its own; the chosen trial is that of the front with the best mean."
@@ -309,6 +309,8 @@ def scored(rows: Rows, spec: RunSpec, task: str | None = None) -> Scores:
 
 def settings_of(folder: str | os.PathLike[str]) -> dict[str, list[str]]:
     """The chosen settings of each side of a search: side -> ``a.b=value``, as `config.load` lays them over a config.
+
+    Those of ``single:<task>`` are laid over the same config, before `compare.alone` makes it the run of one task.
 
     Args:
         folder: of `manyheads tune`.
