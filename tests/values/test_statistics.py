@@ -122,6 +122,12 @@ class TestDelta:
         values = [0.8, 0.7, None, 0.9]
         np.testing.assert_array_equal(delta(values, values, True), [0, 0, np.nan, 0])
 
+    def test_decibels_are_shares_of_the_thirty_that_count(self):
+        assert is_absolute([1.0, 1.8], "si_sdr_gain")
+        assert not is_absolute([6.0], "si_sdr_gain")
+        np.testing.assert_allclose(delta([4.0], [1.0], True, absolute=True, metric="si_sdr_gain"), [0.1])
+        np.testing.assert_allclose(delta([9.0], [6.0], True, metric="si_sdr_gain"), [0.5])
+
     def test_when_it_is_absolute(self):
         assert is_absolute([0.9, 0.8], "r2")
         assert is_absolute([0.9, 0.8], "r2_log1p")
@@ -532,3 +538,15 @@ def test_doctest():
     import manyheads.statistics
 
     assert doctest.testmod(manyheads.statistics).failed == 0
+
+
+def test_skills_are_on_one_scale():
+    values = {"joint": (0.7, 2.0), "single": (0.6, 4.0), "constant": (0.5, 5.0)}
+    methods = [Method(name=n, values={"tags": (v[0],) * 3, "price": (v[1],) * 3}) for n, v in values.items()]
+    tasks = {"tags": Direction("token_accuracy", True), "price": Direction("root_mean_squared_error", False)}
+    found = compare(methods, tasks).comparisons["joint"].tasks
+    assert found["tags"].skills == pytest.approx({"joint": 0.4, "single": 0.2, "constant": 0.0})
+    assert found["price"].skills == pytest.approx({"joint": 0.6, "single": 0.2, "constant": 0.0})
+    without = compare(methods[:2], {"price": tasks["price"]}).comparisons["joint"].tasks["price"]
+    assert without.skills == {}
+    assert compare(methods[:2], {"price": Direction("value", True)}).comparisons["joint"].tasks["price"].skills == {}
