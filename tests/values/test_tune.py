@@ -406,6 +406,18 @@ def test_without_a_validation_part_members_hold_out_their_folds():
     assert [t.state for t in joint.trials] == ["done", "done"]
 
 
+def test_disjoint_tables_are_searched_as_one_is():
+    frame = _table()
+    tables = {"one": frame[["a", "b", "c", "y"]].dropna(), "two": frame[["a", "b", "c", "z"]].iloc[:90]}
+    spec = _spec(lr=1e-2, tune={"trials": 2, "batch": 2, "single": True}, epochs=3)
+    parts = split_parts(spec.data.split, tables, config.tasks_of(spec))
+    found = search(spec, tables, parts, targets={"one": ["y"], "two": ["z"]}, n_jobs=1)
+    assert [len(side.trials) for side in found.sides] == [2, 2, 2]
+    assert all(t.state == "done" for side in found.sides for t in side.trials)
+    assert {s.task for s in found.side("joint").test.scores} == {"y", "z"}
+    assert {s.task for s in found.side("single:z").test.scores} == {"z"}
+
+
 # ---- its parts
 
 
