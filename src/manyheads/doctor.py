@@ -23,9 +23,9 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "objectives": ("objectives", "Objective", 0),
     "penalties": ("penalties", "Penalty", 0),
     "formats": ("data.formats", "Format", 0),
+    "affinity": ("affinity", "Estimator", 0),
     "augmentations": ("augment", "Augmentation", 0),
     "columns": ("data.columns", "Column", 2),
-    "affinity": ("affinity", "Estimator", 0),
 }
 """Word -> module, contract, and how many arguments the contract itself passes first."""
 MADE_BY = {"columns": "fit"}
