@@ -13,7 +13,7 @@ R2, and where the single-task model has less than .05); p values are Holm-adjust
 A recipe whose models would take longer than about five minutes of one thread has fewer epochs here (`RECIPES`), on both
 sides. Recipes on a pretrained backbone run by ``--only`` alone; where the backbone is, is said by ``--set``.
 
-    python -m benchmarks.fields --cache cells.json                       # all of it, in about three hours
+    python -m benchmarks.fields --cache cells.json                       # all of it: some hours of one thread
     python -m benchmarks.fields --cache cells.json --only snips,fsdd     # these
     python -m benchmarks.fields --cache cells.json --markdown            # trains nothing: figures and pages
 
