@@ -171,7 +171,7 @@ def simple(field: str) -> Callable[[Task], Fit | None]:
     """Which model is the simple one of a task, by the word of the field: text, pictures, sound or ratings."""
     from . import pictures, ratings, sound, text
 
-    return {"text": text, "pictures": pictures, "sound": sound, "ratings": ratings}[field].model_of  # type: ignore[attr-defined]
+    return {"text": text, "pictures": pictures, "sound": sound, "ratings": ratings}[field].model_of
 
 
 def of_kind(inputs: Mapping[str, Any], *kinds: str) -> tuple[str, Any]:
