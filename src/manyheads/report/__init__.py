@@ -94,7 +94,7 @@ def _distinct(titles: Sequence[str]) -> list[str]:
 def _environment() -> jinja2.Environment:
     import jinja2
 
-    from manyheads.report import figures, views, words
+    from manyheads.report import figures, forests, views, words
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -113,7 +113,7 @@ def _environment() -> jinja2.Environment:
         block=words.block,
         tally=words.tally,
         signs=words.SIGNS,
-        forest=figures.forest,
+        forest=forests.forest,
         bar=figures.coverage,
         coverage=views.coverage,
         decimals=words.decimals,

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from manyheads.report.words import SIGNS, change, change_span, number, tally
-from manyheads.results import Comparison, TaskComparison
+from manyheads.report.words import number
 
 Points = Sequence[tuple[float, float | None]]
 
@@ -34,106 +33,6 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next((m * power for m in (1, 2, 5) if m * power >= raw * (1 - 1e-9)), 10 * power)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
-
-
-def forest(comparison: Comparison, anchor: str = "") -> Markup:
-    """What sharing did to each task: a point and its 95 % interval, the best task first, delta-m last.
-
-    Args:
-        comparison: the evidence.
-        anchor: a prefix of the ids inside, where a page has several of these.
-    """
-    tasks = sorted(
-        comparison.tasks.items(), key=lambda item: -math.inf if item[1].delta is None else item[1].delta, reverse=True
-    )
-    low, high = _bounds(comparison)
-    marks = ticks(low, high)
-    crowd = len(tasks) > 30
-    height = 17 if crowd else 30
-
-    def place(value: float) -> float:
-        return 100 * (min(max(value, low), high) - low) / (high - low)
-
-    grid = "".join(
-        f'<line class="{"zeroline" if abs(mark) < 1e-12 else "gridline"}" x1="{place(mark):.2f}%" '
-        f'x2="{place(mark):.2f}%" y1="0" y2="100%"/>'
-        for mark in marks
-    )
-
-    def strip(delta: float | None, interval: tuple[float | None, float | None], kind: str) -> str:
-        middle = height / 2
-        parts = [f'<use href="#{escape(anchor)}grid"/>']
-        a, b = interval
-        if a is not None and b is not None:
-            parts.append(
-                f'<line class="span {kind}" x1="{place(a):.2f}%" x2="{place(b):.2f}%" y1="{middle}" y2="{middle}"/>'
-            )
-            for end, sign in ((a, -1), (b, 1)):
-                if low <= end <= high:
-                    parts.append(
-                        f'<line class="span {kind}" x1="{place(end):.2f}%" x2="{place(end):.2f}%" '
-                        f'y1="{middle - 4}" y2="{middle + 4}"/>'
-                    )
-                else:
-                    parts.append(_mark(place(end), middle, f"M{sign * -6} -4L0 0L{sign * -6} 4", f"cut {kind}"))
-        if delta is not None:
-            size = 4.5 if crowd else 5.5
-            parts.append(_mark(place(delta), middle, _shape(kind, size), f"dot {kind}"))
-        return f'<svg class="strip" height="{height}" aria-hidden="true">{"".join(parts)}</svg>'
-
-    rows = []
-    for name, task in tasks:
-        kind = task.verdict if task.verdict in SIGNS else "undecided"
-        dagger = "†" if task.absolute else ""
-        rows.append(
-            _row(
-                name,
-                strip(task.delta, task.interval, kind),
-                change(task.delta, task.absolute) + dagger,
-                change_span(task.interval, task.absolute),
-            )
-        )
-    total = ""
-    if comparison.delta_m is not None:
-        total = _row(
-            "Δm, the mean",
-            strip(comparison.delta_m, comparison.interval, "mean"),
-            change(comparison.delta_m),
-            change_span(comparison.interval),
-            "total",
-        )
-    labels = "".join(
-        f'<text x="{place(mark):.2f}%" y="14" text-anchor="middle">{_percent_tick(mark, marks)}</text>'
-        for mark in marks
-    )
-    axis = (
-        f'<div class="row axis"><span class="name">← joint worse · joint better →</span>'
-        f'<svg class="strip" height="18" aria-hidden="true">{labels}</svg><span class="value"></span></div>'
-    )
-    crowded = " crowd" if crowd else ""
-    shared = f'<svg class="off" aria-hidden="true"><defs><g id="{escape(anchor)}grid">{grid}</g></defs></svg>'
-    return Markup(
-        f'<div class="forest{crowded}" role="img" aria-label="{escape(forest_words(comparison))}">{shared}'
-        f"{axis if crowd else ''}{''.join(rows)}{total}{axis}</div>"
-    )
-
-
-def forest_words(comparison: Comparison) -> str:
-    """The finding of the forest plot in words.
-
-    Args:
-        comparison: the evidence.
-    """
-    counts = ", ".join(f"{verdict} {count}" for verdict, count in tally(comparison.tasks).items())
-    text = f"Change of the joint model against single-task models over {len(comparison.tasks)} tasks: {counts}."
-    if comparison.delta_m is not None:
-        text += f" Mean change {change(comparison.delta_m)}, 95 % interval {change_span(comparison.interval)}."
-    known = {name: task for name, task in comparison.tasks.items() if task.delta is not None}
-    if known:
-        order = sorted(known.items(), key=lambda item: item[1].delta or 0.0)
-        (worst, w), (best, b) = order[0], order[-1]
-        text += f" Best: {best}, {change(b.delta, b.absolute)}; worst: {worst}, {change(w.delta, w.absolute)}."
-    return text
 
 
 def coverage(labels: int, rows: int) -> Markup:
@@ -286,52 +185,6 @@ def best(points: Points, greater_is_better: bool = True) -> tuple[float, float] 
     if not known:
         return None
     return max(known, key=lambda point: point[1]) if greater_is_better else min(known, key=lambda point: point[1])
-
-
-def _row(name: str, strip: str, value: str, interval: str, kind: str = "") -> str:
-    return (
-        f'<div class="row {kind}"><span class="name" title="{escape(name)}"><bdi>{escape(name)}</bdi></span>{strip}'
-        f'<span class="value"><b>{value}</b> <span class="ci">{interval}</span></span></div>'
-    )
-
-
-def _mark(x: float, y: float, path: str, kind: str) -> str:
-    return f'<svg x="{x:.2f}%" y="{y}" overflow="visible"><path class="{kind}" d="{path}"/></svg>'
-
-
-def _shape(kind: str, r: float) -> str:
-    if kind == "helps":
-        return f"M0 {-r}L{r} {r * 0.8:g}L{-r} {r * 0.8:g}Z"
-    if kind == "hurts":
-        return f"M0 {r}L{r} {-r * 0.8:g}L{-r} {-r * 0.8:g}Z"
-    if kind == "mean":
-        return f"M0 {-1.3 * r:g}L{1.3 * r:g} 0L0 {1.3 * r:g}L{-1.3 * r:g} 0Z"
-    return f"M{-r} 0A{r} {r} 0 1 0 {r} 0A{r} {r} 0 1 0 {-r} 0Z"
-
-
-def _bounds(comparison: Comparison) -> tuple[float, float]:
-    """The range of the axis: all of the deltas' bulk and zero; a stray interval is cut and gets an arrow."""
-    points = [task.delta for task in comparison.tasks.values() if task.delta is not None]
-    everything: list[TaskComparison | Comparison] = [*comparison.tasks.values(), comparison]
-    ends = [end for item in everything for end in item.interval if end is not None]
-    if comparison.delta_m is not None:
-        points.append(comparison.delta_m)
-    sizes = sorted(abs(value) for value in points + ends)
-    if not sizes:
-        return -0.01, 0.01
-    limit = 3 * sizes[int(0.8 * (len(sizes) - 1))] or sizes[-1]
-    kept = [min(max(value, -limit), limit) for value in points + ends] + [0.0]
-    low, high = min(kept), max(kept)
-    pad = 0.06 * (high - low) or 0.01
-    return low - pad, high + pad
-
-
-def _percent_tick(mark: float, marks: Sequence[float]) -> str:
-    step = 100 * (marks[1] - marks[0]) if len(marks) > 1 else 1.0
-    places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    if abs(mark) < 1e-12:
-        return "0"
-    return f"{100 * mark:+.{places}f} %".replace("-", "\u2212")
 
 
 def _extent(points: Points) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from .comparisons import Comparison, Method, TaskComparison
+from .evidence import Evidence, Fractions
 from .relations import Dendrogram, Grouping, GroupingStudy, Matrix, Merge, Relatedness, Window
 from .runs import History, Part, Record, Score, Scores, TaskInfo
 from .shown import Boxes, Example, Examples, Mask, Pair, Picture, Shown, Sound, Tags, Text
@@ -21,8 +22,10 @@ __all__ = [
     "Boxes",
     "Comparison",
     "Dendrogram",
+    "Evidence",
     "Example",
     "Examples",
+    "Fractions",
     "Grouping",
     "GroupingStudy",
     "History",
