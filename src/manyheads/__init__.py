@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .tasks.dense import Segmentation
     from .tasks.detection import Detection
     from .tasks.regression import Count, Regression
+    from .tasks.relation import Relation
+    from .tasks.speech import Reconstruction, Transcription
+    from .tasks.text import Tagging
 
 _WORDS = {
     "ConfigError": "faults",
@@ -36,13 +39,18 @@ _WORDS = {
     "Count": "tasks.regression",
     "Detection": "tasks.detection",
     "Segmentation": "tasks.dense",
+    "Tagging": "tasks.text",
+    "Relation": "tasks.relation",
+    "Transcription": "tasks.speech",
+    "Reconstruction": "tasks.speech",
     "Sampler": "data.sampler",
 }
 _MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
 
 __all__ = [
     "Binary", "ConfigError", "Count", "DataError", "Detection", "Fault", "Learner", "Multiclass", "Multilabel",
-    "Ordinal", "Regression", "Sampler", "Segmentation", "Task", "__version__", "balance", "datasets", "objectives",
+    "Ordinal", "Reconstruction", "Regression", "Relation", "Sampler", "Segmentation", "Tagging", "Task",
+    "Transcription", "__version__", "balance", "datasets", "objectives",
 ]  # fmt: skip
 
 

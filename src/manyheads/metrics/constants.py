@@ -11,7 +11,7 @@ from .contract import Metric, Predicted
 def constant_prediction(
     metric: Metric, y: ArrayLike, rows: int, classes: int | None = None, known: ArrayLike | None = None
 ) -> Predicted:
-    """The best constant for a metric, fitted on labels: their mean, median or mode, and the share of each class.
+    """The best constant for a metric, fitted on labels: their mean, median, mode or mean of logarithms, and the share of each class.
 
     Shape:
         y: (m,), or (m, L) for several labels a row.
@@ -42,6 +42,8 @@ def constant_prediction(
     if metric.centre == "mode":
         values, frequency = np.unique(labels, return_counts=True)
         value = values[frequency.argmax()]
+    elif metric.centre == "mean_log1p":
+        value = np.expm1(np.log1p(labels.astype(float)).mean())
     else:
         value = np.mean(labels) if metric.centre == "mean" else np.median(labels)
     proba = None

@@ -73,8 +73,8 @@ class Metric:
     """(y, prediction, known), each (n, L)."""
     constant: float | None = None
     """What every constant prediction gets (ROC AUC: 0.5), or `None` where it has to be measured."""
-    centre: Literal["mean", "median", "mode"] = "mean"
-    """The statistic of the labels that is the best constant prediction."""
+    centre: Literal["mean", "median", "mode", "mean_log1p"] = "mean"
+    """The statistic of the labels that is the best constant prediction; mean_log1p: exp(mean(log(1 + y))) - 1."""
     column: str | None = None
     """The column whose groups it needs."""
     dimensions: tuple[int, ...] = (1,)

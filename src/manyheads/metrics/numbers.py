@@ -9,7 +9,8 @@ _NUMBER, _LEVEL = frozenset({"regression", "count"}), frozenset({"ordinal"})
 
 NUMBERS = (
     Metric("r2", True, 1, "value", _NUMBER, VARIED, f.r2, constant=0),
-    Metric("r2_log1p", True, 1, "value", _NUMBER, "Numbers above -1 that differ are needed.", f.r2_log1p),
+    Metric("r2_log1p", True, 1, "value", _NUMBER, "Numbers above -1 that differ are needed.", f.r2_log1p,
+           constant=0, centre="mean_log1p"),
     Metric("explained_variance", True, 1, "value", _NUMBER, VARIED, f.explained_variance, constant=0),
     Metric("d2_absolute_error_score", True, 1, "value", _NUMBER, VARIED, f.d2_absolute, constant=0,
            centre="median"),
