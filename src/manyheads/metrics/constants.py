@@ -11,7 +11,7 @@ from .contract import Metric, Predicted
 def constant_prediction(
     metric: Metric, y: ArrayLike, rows: int, classes: int | None = None, known: ArrayLike | None = None
 ) -> Predicted:
-    """The best constant for a metric, fitted on labels: their mean, median, mode or mean of logarithms, and the share of each class.
+    """The best constant for a metric, fitted on labels: the metric's own centre of them, and the share of each class.
 
     Shape:
         y: (m,), or (m, L) for several labels a row.
