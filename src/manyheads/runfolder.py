@@ -136,8 +136,8 @@ class RunFolder(Callback):
 
     @property
     def finished(self) -> bool:
-        """Whether the run here came to its end."""
-        return (self.path / "report.json").exists() and (self.path / "model" / "spec.json").exists()
+        """Whether the run here came to its end, of which the page is the last file."""
+        return (self.path / "report.html").exists() and (self.path / "model" / "spec.json").exists()
 
     # -- what is written
 

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -123,6 +124,16 @@ def test_a_finished_run_is_left_as_it_is(whole):
     before = (folder / "whole" / "report.json").stat().st_mtime_ns
     _end(_start(folder, "whole", "--resume"), 0)
     assert (folder / "whole" / "report.json").stat().st_mtime_ns == before
+
+
+def test_a_run_whose_ending_was_cut_off_is_ended(whole):
+    folder, _ = whole
+    shutil.copytree(folder / "whole", folder / "cut")
+    for path in ("report.html", "predictions/test.parquet"):
+        (folder / "cut" / path).unlink()
+    _end(_start(folder, "cut", "--resume"), 0)
+    assert (folder / "cut" / "report.html").exists()
+    _same(folder, "cut")
 
 
 def test_resume_without_a_checkpoint_begins_anew(whole):
