@@ -167,6 +167,15 @@ def labelled_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
         yield from labelled_modules(child, f"{path}/{names.get(key, key)}")
 
 
+def learning(model: nn.Module) -> None:
+    """Training mode, but for modules that say of themselves that they are to stay `still`: what does not learn keeps
+    its running statistics, and drops nothing out."""
+    model.train()
+    for module in model.modules():
+        if getattr(module, "still", False):
+            module.eval()
+
+
 def initialise(model: nn.Module, seed: int) -> None:
     """Start every module from (seed, its own path): neither the order of tasks nor a further task changes the others.
 

@@ -356,3 +356,18 @@ class LinearHeads(Heads):
             total = part if total is None else total + part
         assert total is not None
         return [self.z], [total.to(self.z.dtype)]
+
+
+def in_places(tasks: Sequence[str], values: Sequence[Tensor], whole: Sequence[str | None], dim: int = 0) -> Tensor:
+    """The weights of these tasks' heads side by side, each in its own of all the places; zeros in the others."""
+    if tuple(whole) == tuple(tasks):
+        return torch.stack(list(values), dim)
+    of = dict(zip(tasks, values, strict=True))
+    return torch.stack([of[t] if t in of else torch.zeros_like(values[0]) for t in whole], dim)  # type: ignore[index]
+
+
+def out_of_places(tasks: Sequence[str], output: Tensor, whole: Sequence[str | None]) -> Tensor:
+    """What these tasks get from the product of all places (..., places, units)."""
+    if tuple(whole) == tuple(tasks):
+        return output
+    return output[..., [list(whole).index(t) for t in tasks], :]

@@ -15,7 +15,7 @@ from .blocks import Named, initialise, pool, seed_of
 from .catalog import hint
 from .data import Inputs
 from .faults import ConfigError
-from .heads import Product
+from .heads import Product, in_places, out_of_places
 from .sharing import Beside, Features, Sharing, Trace
 from .tasks import Task
 
@@ -72,7 +72,19 @@ class Model(nn.Module):
             t.name: None if t.family() is None else (t.family(), t.eats, tuple(sharing.widths(t.name)), t.attach)
             for t in tasks
         }
+        self.places: tuple[tuple[str | None, ...], ...] = ()
         initialise(self, seed)
+
+    def arrange(self, places: Sequence[Sequence[str | None]]) -> None:
+        """Say which linear heads are computed in one product, so that what a task gives is the same to the bit whatever
+        tasks came or went since: None stands for one that left (the size of a product changes its rounding)."""
+        self.places = tuple(map(tuple, places))
+        for i, task in ((i, t) for i, own in enumerate(self.places) for t in own if t is not None):
+            self._families[task] = self._families[task] and (self._families[task], i)
+
+    def whole(self, group: tuple[str, ...], read: Sequence[Any]) -> tuple[str | None, ...]:
+        """All the places of a product that these tasks are computed in, where they all read the same."""
+        return next((own for own in self.places if group[0] in own), group) if len(read) == 1 else group
 
     def forward(
         self, x: Inputs, tasks: Sequence[str] | None = None, table: str | None = None, trace: Trace | None = None
@@ -165,8 +177,9 @@ class Model(nn.Module):
         read = self.read(tasks, features)
         heads = [self.heads[t] for t in tasks]
         if self.linear(tasks):
-            weight, bias = (torch.stack([h._parameters[n] for h in heads]) for n in ("weight", "bias"))  # type: ignore[misc]
-            return tasks, linear_heads(weight, bias, read), True
+            whole = tasks if self.training else self.whole(tasks, read)
+            weight, bias = (in_places(tasks, [h._parameters[n] for h in heads], whole) for n in ("weight", "bias"))  # type: ignore[misc]
+            return tasks, out_of_places(tasks, linear_heads(weight, bias, read), whole), True
         outputs = [h(z) for h, z in zip(heads, read if len(read) == len(heads) else read * len(heads), strict=True)]
         return tasks, outputs[0] if len(tasks) == 1 else torch.stack(outputs, -2), len(tasks) > 1
 
@@ -393,8 +406,9 @@ class Ensemble(nn.Module):
         for group, yes, result in zip(groups, linear, results, strict=True):
             if yes:  # many linear heads outside vmap: one product, and no swapping of hundreds of weights
                 own = [self._of_head[t] for t in group]
-                weight, bias = (torch.stack([values[o[n]] for o in own], 1) for n in ("weight", "bias"))
-                outputs.append((group, linear_heads(weight, bias, result), True))
+                whole = group if self.training else base.whole(group, result)
+                weight, bias = (in_places(group, [values[o[n]] for o in own], whole, 1) for n in ("weight", "bias"))
+                outputs.append((group, out_of_places(group, linear_heads(weight, bias, result), whole), True))
             elif len(group) == 1:
                 outputs.append((group, result[0], False))
             else:

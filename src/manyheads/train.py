@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .balance import Balance, Losses
-from .blocks import fitting_threads, seed_of
+from .blocks import fitting_threads, learning, seed_of
 from .callback import Callback
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
@@ -151,7 +151,7 @@ class Training:
     # -- one epoch
 
     def _epoch(self) -> None:
-        self.model.train()
+        learning(self.model)
         draws = self.sampler.plan(self.epoch)
         each = self.settings.accumulate_grad_batches
         steps = [draws[i : i + each] for i in range(0, len(draws), each)]
