@@ -19,10 +19,10 @@ FLOORS = (
     "data sharing augment",
     "model spec",
     "evaluate objectives penalised modelfile problems config gates",
-    "distributed optim callback train beside stackedgradients directions alike stacked parallel members build "
+    "distributed optim callback train beside stackedgradients directions alike stacked kept parallel members build "
     "sieve intake export serve",
     "baselines compare ofgroup groups affinity readings related transfer merge tune report",
-    "card runfolder display door apply examples runs relate tuning starter doctor learner estimator cli __main__",
+    "card runfolder display door apply examples runs relate divide tuning starter doctor learner estimator cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""
 

@@ -1,52 +1,175 @@
-"""Many runs over several processes, each of which trains its share as one stacked model."""
+"""Many runs over several processes or machines, each of which trains its share as one stacked model."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .alike import signature
+from .catalog import hint
+from .faults import ConfigError, MissingExtra
+from .kept import Ended, Kept
 from .stacked import Progress, run_all
 from .train import Training
 
 SHARE = 64
 """Runs that one process trains at a time, at most: more would not fit a processor's cache."""
+BACKENDS = ("loky", "threading", "dask", "ray")
+"""Who carries shares out: processes here, threads here, or a cluster's workers."""
 
 
-def run_over(trainings: Sequence[Training], progress: Progress | None = None, n_jobs: int = 1) -> None:
+def run_over(
+    trainings: Sequence[Training],
+    progress: Progress | None = None,
+    n_jobs: int = 1,
+    *,
+    backend: str = "loky",
+    kept: Kept | None = None,
+) -> float:
     """`stacked.run_all`, divided among processes of one thread each; the trainings end as if they had run here.
+
+    Results do not depend on who carries them out, up to rounding; but dropout draws other masks where other runs are
+    trained beside a run (as after an interruption), and under `threading`, where threads share torch's generator.
 
     Args:
         progress: called with (runs done, runs), from time to time.
         n_jobs: processes; 1 stays in this one.
+        backend: a word of `BACKENDS`; for dask, ``dask=ADDRESS`` names a scheduler (else the client that there is, or
+            a cluster of `n_jobs` processes here).
+        kept: runs that it has are not done again, and the others are put there as their shares end.
+
+    Returns:
+        The seconds that the runs took together, those of an earlier call counted in.
+
+    Raises:
+        ConfigError: an unknown backend.
+        MissingExtra: the backend's package is not installed.
     """
-    if n_jobs == 1 or len(trainings) < 2:
-        run_all(trainings, progress)
-        return
-    from joblib import Parallel, delayed, parallel_config
+    word, _, address = backend.partition("=")
+    if word not in BACKENDS:
+        raise ConfigError(f"`backend` should be one of {', '.join(BACKENDS)}. Found `{word}`. {hint(word, BACKENDS)}")
+    started, earlier = time.perf_counter(), 0.0
+    keys = {} if kept is None else {id(t): kept.key(t) for t in trainings}
+    left: list[Training] = []
+    for training in trainings:
+        found = None if kept is None else kept.get(keys[id(training)])
+        if found is None:
+            left.append(training)
+        else:
+            _ended(training, found[0])
+            earlier += found[1]
+    before = len(trainings) - len(left)
+    if progress is not None and before:
+        progress(before, len(trainings))
+
+    def tell(done: int, _: int = 0) -> None:
+        if progress is not None:
+            progress(before + done, len(trainings))
+
+    if (n_jobs == 1 or len(left) < 2) and word == "loky":
+        for share in [left] if kept is None else _shares(left, 1):
+            begun, base = time.perf_counter(), sum(t.finished for t in left)
+            run_all(share, lambda done, n, base=base: tell(base + done))  # type: ignore[misc]
+            if kept is not None:
+                _keep(kept, keys, share, [_how(t) for t in share], time.perf_counter() - begun)
+    elif left:
+        _divided(left, tell, n_jobs, word, address, kept, keys)
+    return time.perf_counter() - started + earlier
+
+
+def _divided(
+    trainings: Sequence[Training],
+    tell: Progress,
+    n_jobs: int,
+    word: str,
+    address: str,
+    kept: Kept | None,
+    keys: dict[int, str],
+) -> None:
+    from joblib import Parallel, delayed
 
     shares = _shares(trainings, n_jobs)
-    with tempfile.TemporaryDirectory() as folder:
+    done, begun = 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         marks = Path(folder) / "marks"
         marks.touch()
-        with _watching(marks, progress, len(trainings)), parallel_config("loky", inner_max_num_threads=1):
-            outcomes = Parallel(n_jobs=n_jobs)(delayed(_carry)(share, str(marks)) for share in shares)
-    for share, found in zip(shares, outcomes, strict=True):
-        for training, (state, best) in zip(share, found, strict=True):
-            training.load_progress(state)
-            training.best_state = best
-            training.finished = True
-            training.close()
-    if progress is not None:
-        progress(len(trainings), len(trainings))
+        here = word in ("loky", "threading")
+        stack.enter_context(_workers(word, address, n_jobs))
+        if here:
+            stack.enter_context(_watching(marks, tell, len(trainings)))
+        order = "list" if kept is None else "generator"
+        work = Parallel(n_jobs=n_jobs, return_as=order)
+        outcomes = work(delayed(_carry)(share, str(marks) if here else None, word != "threading") for share in shares)
+        for share, found in zip(shares, outcomes, strict=True):
+            for training, end in zip(share, found, strict=True):
+                _ended(training, end)
+            done += len(share)
+            if kept is not None:
+                took = (time.perf_counter() - begun) * len(share) / len(trainings)
+                _keep(kept, keys, share, found, took)
+            if not here:
+                tell(done, len(trainings))
+    tell(len(trainings), len(trainings))
+
+
+@contextmanager
+def _workers(word: str, address: str, n_jobs: int) -> Iterator[None]:
+    """joblib's settings for a backend; a cluster that is made here ends here."""
+    from joblib import parallel_config
+
+    if word == "loky":
+        with parallel_config("loky", inner_max_num_threads=1):
+            yield
+        return
+    if word == "threading":
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with parallel_config("threading"):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+        return
+    if word == "ray":
+        try:
+            from ray.util.joblib import register_ray
+        except ImportError:
+            raise ConfigError(
+                "`--backend ray` should find the package ray. Found none; pip install ray, or use `--backend dask`."
+            ) from None
+        register_ray()
+        with parallel_config("ray"):
+            yield
+        return
+    try:
+        from distributed import Client, default_client
+    except ImportError:
+        raise MissingExtra("`--backend dask`", "cluster") from None
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        try:
+            if address:
+                stack.enter_context(Client(address))
+            else:
+                default_client()
+        except ValueError:  # there is none
+            made = Client(n_workers=max(n_jobs, 1), threads_per_worker=1, dashboard_address=None)
+            stack.enter_context(made)
+        except OSError as error:
+            raise ConfigError(
+                f"`--backend dask={address}` should name a scheduler that answers. Found that it does not: {error}."
+            ) from None
+        with parallel_config("dask"):
+            yield
 
 
 def _shares(trainings: Sequence[Training], n_jobs: int) -> list[list[Training]]:
@@ -61,21 +184,49 @@ def _shares(trainings: Sequence[Training], n_jobs: int) -> list[list[Training]]:
     return sorted(shares, key=len, reverse=True)
 
 
-def _carry(share: list[Training], marks: str) -> list[tuple[dict[str, Any], Any]]:
-    """What a process does: run its share, leave a mark for each run that ends, send back how they ended."""
-    torch.set_num_threads(1)
-    # a scheduler that came here by pickle does not know its optimiser's step again, and says so
-    warnings.filterwarnings("ignore", message=r".*`optimizer\.step\(\)`.*", category=UserWarning)
+def _how(training: Training) -> Ended:
+    """How a run ended."""
+    best = training.best_state if training.best_state is not None else dict(training.model.state_dict())
+    return training.progress(), best
+
+
+def _ended(training: Training, end: Ended) -> None:
+    """Let a run be as it was when it ended elsewhere."""
+    state, best = end
+    training.load_progress(state)
+    training.best_state = best
+    training.finished = True
+    training.close()
+
+
+def _keep(kept: Kept, keys: dict[int, str], share: Sequence[Training], ends: Sequence[Ended], seconds: float) -> None:
+    steps = max(sum(t.step for t in share), 1)
+    for training, end in zip(share, ends, strict=True):
+        kept.put(keys[id(training)], end, seconds * training.step / steps)
+
+
+def _carry(share: list[Training], marks: str | None, apart: bool = True) -> list[Ended]:
+    """What a process does: run its share, leave a mark for each run that ends, send back how they ended.
+
+    Args:
+        marks: the file of the marks; None on another machine.
+        apart: whether this is a process of its own.
+    """
+    if apart:
+        torch.set_num_threads(1)
+        # a scheduler that came here by pickle does not know its optimiser's step again, and says so
+        warnings.filterwarnings("ignore", message=r".*`optimizer\.step\(\)`.*", category=UserWarning)
     seen = 0
 
     def tell(done: int, _: int) -> None:
         nonlocal seen
-        with open(marks, "ab") as file:
-            file.write(b"." * (done - seen))
+        if marks is not None:
+            with open(marks, "ab") as file:
+                file.write(b"." * (done - seen))
         seen = done
 
     run_all(share, tell)
-    return [(t.progress(), t.best_state if t.best_state is not None else dict(t.model.state_dict())) for t in share]
+    return [_how(t) for t in share]
 
 
 @contextmanager

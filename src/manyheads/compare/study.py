@@ -1,0 +1,353 @@
+"""The engine: every way to train, on every repeat; validation chooses, and then the test parts are read, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import baselines, metrics
+from ..blocks import seed_of
+from ..build import Prepared, make_training, prepare, split_parts
+from ..config import applied
+from ..evaluate import Result, measure, results
+from ..kept import Kept
+from ..members import Members
+from ..parallel import run_over
+from ..recommend import chosen
+from ..results import Method
+from ..spec import RunSpec
+from ..statistics import Change, from_draws, paired_draws
+from ..tasks import Task
+from ..train import Training
+from ..verdicts import Direction, Verdicts
+from ..verdicts import compare as judge
+from . import words
+from .single import alone, labelled_part, only
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, of how many)."""
+Thin = Callable[
+    [Mapping[str, "pd.DataFrame"], Mapping[str, np.ndarray], int],
+    "tuple[Mapping[str, pd.DataFrame], Mapping[str, np.ndarray]]",
+]
+"""(tables, their parts, number of the repeat) -> both with fewer labels to learn from."""
+
+SINGLE = "single"
+
+
+@dataclass
+class Repeat:
+    """One split: its rows, its runs, and what each method got on the test part."""
+
+    prepared: Prepared
+    seed: int
+    runs: dict[str, dict[str, Training | Members]] = field(default_factory=dict)
+    """Method -> task (``""`` for a model of all) -> its run."""
+    found: dict[str, dict[str, Result]] = field(default_factory=dict)
+    """Net -> task -> outputs on the test rows."""
+    tuned: dict[str, dict[str, Task]] = field(default_factory=dict)
+    """Net -> task, with what its held-out rows taught it."""
+    valid: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Net -> task -> primary metric on the rows that it was stopped on."""
+    values: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Method -> task -> primary metric."""
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(task, simple model) -> why it is not what its name says."""
+
+
+class Study:
+    """Ways to train one model for all tasks, beside single-task networks of the same budget and simple models.
+
+    Args:
+        spec: the run; its split is re-drawn with seeds ``split.seed + repeat``.
+        tasks: not fitted.
+        tables: {name: frame}.
+        ways: name -> the run of that method; `spec` itself, as ``joint``, by default.
+        targets: {table: tasks it labels}.
+        parts: a split of the user's own; then it is kept, and repeats differ by their seed alone.
+        repeats: splits (or seeds).
+        simple: simple baselines to show.
+        alone_with: task -> overrides for its single-task network (its own tuned settings, say).
+        thin: takes labels away before anything is learned.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        tasks: Sequence[Task],
+        tables: Mapping[str, pd.DataFrame],
+        ways: Mapping[str, RunSpec] | None = None,
+        *,
+        targets: Mapping[str, Sequence[str]] | None = None,
+        parts: Mapping[str, np.ndarray] | None = None,
+        repeats: int = 5,
+        simple: Sequence[str] = (),
+        alone_with: Mapping[str, Sequence[str]] | None = None,
+        thin: Thin | None = None,
+    ) -> None:
+        baselines.check(simple)
+        self.spec, self.simple, self.alone_with = spec, tuple(simple), dict(alone_with or {})
+        self.ways = dict(ways or {"joint": spec})
+        self.fixed = parts is not None or spec.data.split.kind in ("column", "time")  # there is but one such split
+        self.thin = thin
+        self.rounds: list[Repeat] = []
+        shared: Prepared | None = None
+        for r in range(repeats):
+            if shared is None or not self.fixed or thin is not None:
+                seed = spec.data.split.seed + (0 if self.fixed else r)
+                here = parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed)
+                mine, here = (tables, here) if thin is None else thin(tables, here, r)
+                shared = prepare(spec, tasks, mine, here, targets=targets)
+            self.rounds.append(Repeat(shared, seed_of(spec.seed, "repeat", r)))
+        self.seconds: dict[str, float] = {}
+        """Method -> seconds per repeat."""
+
+    @property
+    def names(self) -> list[str]:
+        """The networks: every way, and the single-task ones."""
+        return [*self.ways, SINGLE]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, as the first repeat fitted them."""
+        return self.rounds[0].prepared.tasks
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Task -> its metric and which way is up."""
+        return {t.name: Direction(t.metrics[0], metrics.find(t.metrics[0]).greater_is_better) for t in self.tasks}
+
+    # -- training
+
+    def made(self, one: Repeat, name: str) -> dict[str, Training | Members]:
+        """The runs of a method in a repeat, not begun."""
+        data, layouts = one.prepared, one.prepared.dataset.preprocess.layouts
+        train, valid = data.tasksets["train"], data.tasksets["valid"]
+        if name != SINGLE:
+            return {"": make_training(self.ways[name], layouts, data.tasks, train, valid, seed=one.seed)}
+        settings = alone(self.spec, lead(next(iter(one.runs.values()))[""]).sampler.batch_size)
+        runs: dict[str, Training | Members] = {}
+        for task in data.tasks:
+            mine = {table: rows for table, own in train.items() if (rows := labelled_part(own, task.name)) is not None}
+            own = self.alone_with.get(task.name)
+            settled = applied(settings, own) if own else settings
+            runs[task.name] = make_training(
+                settled, layouts, [replace(task, sees=())], mine, only(valid, task.name), seed=one.seed
+            )
+        return runs
+
+    def train(
+        self,
+        n_jobs: int = 1,
+        progress: Progress | None = None,
+        *,
+        backend: str = "loky",
+        kept: Kept | None = None,
+    ) -> None:
+        """Train all networks of all repeats: those of a method together."""
+        for name in self.names:
+            for one in self.rounds:
+                one.runs[name] = self.made(one, name)
+            whole = [run for one in self.rounds for run in one.runs[name].values()]
+            runs = [run for one in whole for run in each(one)]
+            for run in runs:
+                run.primary_only = True
+            text = {"joint": "joint model", SINGLE: "single-task models"}.get(name, name)
+            tell = None if progress is None else lambda done, n, text=text: progress(text, done, n)
+            took = run_over(runs, tell, n_jobs, backend=backend, kept=kept)
+            for ended in whole:
+                if isinstance(ended, Members):
+                    ended.close()
+            self.seconds[name] = took / max(len(self.rounds), 1)
+
+    def fit_simple(self, n_jobs: int = 1, progress: Progress | None = None, kept: Kept | None = None) -> None:
+        """Fit the simple baselines, which learn from training and validation rows; they read the test part."""
+        once = self.fixed and self.thin is None
+        rounds, seconds = self.rounds, dict.fromkeys(self.simple, 0.0)
+        done, total = 0, len(rounds[0].prepared.tasks) * (1 if once else len(rounds))
+
+        def tell(_: str) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress("simple baselines", done, total)
+
+        for r, one in enumerate(rounds):
+            if once and r:
+                one.values |= {method: rounds[0].values[method] for method in self.simple}
+                continue
+            data = one.prepared
+            both = [data.tasksets[part] for part in ("train", "valid")]
+            layouts, seed = data.dataset.preprocess.layouts, one.seed % 2**31
+
+            def run(
+                data: Prepared = data, both: Any = both, layouts: Any = layouts, seed: int = seed
+            ) -> dict[str, dict[str, list[Any]]]:
+                found = baselines.run_all(
+                    self.simple, data.tasks, both, data.tasksets["test"], layouts,
+                    seed=seed, n_jobs=n_jobs, progress=tell,
+                )  # fmt: skip
+                return {
+                    task: {method: [b.score.value, b.seconds, b.note] for method, b in own.items()}
+                    for task, own in found.items()
+                }
+
+            what = [self.simple, [t.to_json() for t in data.tasks], both, data.tasksets["test"], layouts, seed]
+            found = run() if kept is None else kept.values(what, run)
+            for method in self.simple:
+                mine = {task: own[method] for task, own in found.items() if method in own}
+                one.values[method] = {task: value for task, (value, _, _) in mine.items()}
+                one.notes |= {(task, method): note for task, (_, _, note) in mine.items() if note}
+                seconds[method] += sum(took for _, took, _ in mine.values()) / len(rounds)
+        self.seconds |= seconds
+
+    # -- looking
+
+    def look(self) -> None:
+        """What held-out rows teach the tasks of every network (thresholds), and what it is worth there."""
+        for one in self.rounds:
+            fitted = {t.name: t for t in one.prepared.tasks}
+            for name in self.names:
+                held = {t: result for run in one.runs[name].values() for t, result in run.held_out().items()}
+                one.tuned[name] = {n: _tuned(t, held) for n, t in fitted.items()}
+                one.valid[name] = _measured(one.tuned[name], held)
+
+    def choose(self) -> tuple[str, dict[str, float | None], str]:
+        """(the method to take, its delta-m on validation and all others', why): the test part has no say."""
+        on_valid = {
+            name: Method(
+                name=name,
+                values={t: tuple(one.valid[name].get(t) for one in self.rounds) for t in self.directions},
+                parameters=self.parameters(name),
+            )
+            for name in self.names
+        }
+        return chosen(on_valid, self.directions)
+
+    def read(self) -> None:
+        """Read the test parts, once."""
+        for one in self.rounds:
+            test = one.prepared.tasksets["test"]
+            for name in self.names:
+                found: dict[str, Result] = {}
+                for task, run in one.runs[name].items():
+                    found |= results(run.model, only(test, task), [task]) if task else results(run.model, test)
+                one.found[name] = found
+                one.values[name] = _measured(one.tuned[name], found)
+
+    # -- judging
+
+    def methods(self) -> list[Method]:
+        """Every method's test values, and what it cost."""
+        return [
+            Method(
+                name=name,
+                values={t: tuple(one.values[name].get(t) for one in self.rounds) for t in self.directions},
+                parameters=self.parameters(name),
+                seconds=self.seconds.get(name),
+            )
+            for name in (*self.names, *self.simple)
+        ]
+
+    def judged(self, ratio: Mapping[str, float | None] | None = None) -> tuple[Verdicts, list[Method]]:
+        """Every method against the single-task networks.
+
+        Args:
+            ratio: test rows per row to learn from, by task; by default those of the first repeat.
+        """
+        described = self.methods()
+        tests = {k: v for name in self.ways for k, v in self.row_tests(name).items()} if self.fixed else None
+        verdicts = judge(
+            described,
+            self.directions,
+            SINGLE,
+            None if self.fixed else self.ratios() if ratio is None else ratio,
+            tests,
+            " ".join([words.protocol(self), *words.remarks(self)]),
+            "seed" if self.fixed else "repeat",
+        )
+        comparisons = {
+            n: c.model_copy(update={"budget": words.budget(self, n)}) if n in self.ways else c
+            for n, c in verdicts.comparisons.items()
+        }
+        return verdicts.model_copy(update={"comparisons": comparisons}), described
+
+    def ratios(self) -> dict[str, float | None]:
+        """Test rows per row of training and validation, of the tables that label a task."""
+        data = self.rounds[0].prepared
+        found: dict[str, float | None] = {}
+        for task in self.directions:
+            rows = {
+                part: data.dataset.coverage(own).get(task, {}).get("rows", 0) for part, own in data.tasksets.items()
+            }
+            learnt = rows.get("train", 0) + rows.get("valid", 0)
+            found[task] = rows.get("test", 0) / learnt if learnt else None
+        return found
+
+    def parameters(self, name: str) -> int | None:
+        """Those of a method's models together; None for simple models."""
+        runs = self.rounds[0].runs.get(name)
+        return None if runs is None else sum(p.numel() for run in runs.values() for p in run.model.parameters())
+
+    def row_tests(self, name: str) -> dict[tuple[str, str], Change]:
+        """Paired bootstrap over test rows of a fixed split, means over seeds; the same draws for every task."""
+        by = self.spec.data.split.by if self.spec.data.split.kind == "group" else None
+        changes: dict[str, float] = {}
+        draws: dict[str, np.ndarray] = {}
+        for task in self.tasks:
+            found = []
+            for one in self.rounds:
+                if task.name not in one.found[name]:
+                    continue
+                joint, single = one.found[name][task.name], one.found[SINGLE][task.name]
+                output, target, known, rows = joint.labelled()
+                mine = single.labelled()[0]
+                if not len(rows):
+                    continue
+                metric = metrics.find(task.metrics[0])
+                groups = None if metric.column is None else joint.extra[metric.column][rows.numpy()]
+                more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
+                if isinstance(by, str):
+                    more["redraw"] = joint.extra[by][rows.numpy()]
+                says = one.tuned[name][task.name].predict(output)
+                apart = one.tuned[SINGLE][task.name].predict(mine)
+                found.append(paired_draws(metric, task.truth(target), says, apart, groups, **more))
+            values = [c for c, _ in found if c is not None]
+            if values:
+                changes[task.name] = float(np.mean(values))
+                draws[task.name] = np.mean([d for c, d in found if c is not None], axis=0)
+        tests = {(name, t): from_draws(changes[t], draws[t]) for t in changes}
+        if changes:
+            whole = float(np.mean(list(changes.values())))
+            tests[name, ""] = from_draws(whole, np.mean(list(draws.values()), axis=0))
+        return tests
+
+
+def _tuned(task: Task, held: Mapping[str, Result]) -> Task:
+    own = held.get(task.name)
+    return task if own is None else task.tuned(own.output, own.target, own.known)
+
+
+def _measured(tasks: Mapping[str, Task], found: Mapping[str, Result]) -> dict[str, float | None]:
+    return {n: measure(t, found[n], t.metrics[:1])[0].value if n in found else None for n, t in tasks.items()}
+
+
+def each(run: Training | Members) -> list[Training]:
+    """The runs of a model, member by member."""
+    return run.runs if isinstance(run, Members) else [run]
+
+
+def lead(run: Training | Members) -> Training:
+    """The first of them."""
+    return each(run)[0]
+
+
+def updates(run: Training | Members) -> int:
+    """Steps of a run; of the member that took most."""
+    return max(r.step for r in each(run))
