@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyheads.results import Report
+from manyheads.results import Evidence, Report
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["render", "write"]
+__all__ = ["render", "render_evidence", "write", "write_evidence"]
 
 
 def render(reports: Sequence[Report]) -> str:
@@ -72,6 +72,32 @@ def write_pages(reports: Sequence[Report], path: Path) -> None:
     _replace(path, render(reports))
 
 
+def render_evidence(evidence: Evidence) -> str:
+    """One page on whether tasks should share: relatedness, groups, methods, label fractions, settings, cost.
+
+    Args:
+        evidence: what was found; sections without anything are left out.
+    """
+    from manyheads.report.sharing import SharingView
+
+    page = _environment().get_template("sharing.html.jinja")
+    return page.render(title=evidence.title, view=SharingView(evidence))
+
+
+def write_evidence(evidence: Evidence, path: str | os.PathLike[str]) -> Path:
+    """Write the page of some evidence, and report.json (or the page's name with that suffix) beside it.
+
+    Args:
+        evidence: what was found.
+        path: the page's file, such as ``report.html``.
+    """
+    page = Path(path)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _replace(page.with_suffix(".json"), evidence.model_dump_json(indent=1) + "\n")
+    _replace(page, render_evidence(evidence))
+    return page
+
+
 def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -114,6 +140,7 @@ def _environment() -> jinja2.Environment:
         tally=words.tally,
         signs=words.SIGNS,
         forest=forests.forest,
+        forest_of_many=forests.forest_of_many,
         bar=figures.coverage,
         coverage=views.coverage,
         decimals=words.decimals,
