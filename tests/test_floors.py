@@ -18,7 +18,7 @@ FLOORS = (
     "pictures exhibits tasks encoders balance penalties",
     "data sharing augment",
     "model spec",
-    "evaluate objectives penalised modelfile problems config gates",
+    "evaluate adaptation objectives penalised modelfile problems config gates",
     "distributed optim callback train beside stackedgradients directions alike stacked kept parallel members build "
     "sieve intake export serve",
     "baselines compare ofgroup groups affinity readings related transfer merge tune report",

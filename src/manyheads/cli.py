@@ -192,6 +192,26 @@ def affinity(
 
 
 @app.command()
+def group(
+    config: Config, output: Folder, overrides: Overrides = None,
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Models at most.")] = 2,
+    methods: Annotated[str | None, typer.Option("--methods", help="Estimators that propose groups.")] = None,
+    measured: Annotated[Path | None, typer.Option("--affinity", help="A folder of `affinity` to take.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings that estimators look at.")] = 3,
+    repeats: Repeats = 5,
+    branches: Annotated[str | None, typer.Option("--branches", help="Try one model too, branching there.")] = None,
+    seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Which of these tasks should share a model? Groups are proposed by estimators and decided by training."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .divide import group
+
+    more = _words(methods), measured, seeds, repeats, branches
+    _answer(as_json, lambda: group(_spec(config, overrides, seed, device), output, door, budget, *more))
+
+
+@app.command()
 def tune(
     output: Folder, config: Annotated[list[Path] | None, typer.Option("-c", "--config", help="Config files.")] = None,
     overrides: Overrides = None,

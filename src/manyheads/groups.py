@@ -76,7 +76,7 @@ def validate(
         spec: the run; its split is re-drawn with seeds ``split.seed + repeat``.
         tasks: not fitted; two at least.
         tables: {name: frame}.
-        groupings: name -> groups; a `Grouping` brings what was predicted of it.
+        groupings: name -> groups; a `Grouping` brings what was predicted of it. Without any, together and alone remain.
         targets: {table: tasks it labels}.
         parts: a split of the user's own; then it is kept, repeats differ by their seed alone, and intervals are over
             test rows.
@@ -87,7 +87,7 @@ def validate(
         progress: told what is being done.
 
     Raises:
-        ConfigError: fewer than two tasks, no grouping, a group that names an unknown task, a task in no group.
+        ConfigError: fewer than two tasks, a group that names an unknown task, a task in no group.
 
     Reference:
         Which Tasks Should Be Learned Together in Multi-task Learning? Standley, Zamir, Chen, Guibas, Malik, Savarese,
@@ -147,10 +147,10 @@ class Study:
     ) -> None:
         names = [t.name for t in tasks]
         self.spec, self.given = spec, {name: checked(name, one, names) for name, one in groupings.items()}
-        if len(names) < 2 or not self.given or repeats < 1:
+        if len(names) < 2 or repeats < 1:
             raise ConfigError(
-                "Groups should be validated for two tasks or more, with a grouping and a repeat at least. Found "
-                f"{len(names)} tasks, {len(self.given)} groupings and {repeats} repeats."
+                "Groups should be validated for two tasks or more, with a repeat at least. Found "
+                f"{len(names)} task{'s' if len(names) != 1 else ''} and {repeats} repeats."
             )
         self.fixed = parts is not None or spec.data.split.kind in ("column", "time")
         self.rounds = _rounds(spec, tasks, tables, targets, parts, repeats, self.fixed)

