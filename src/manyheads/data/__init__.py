@@ -74,6 +74,9 @@ class Taskset:
     domain: Tensor | None = None
     """Index of the user's table that each row comes from (rows,)."""
     domains: tuple[str, ...] = ()
+    support: Tensor | None = None
+    """True where a row is one to adapt to, among the rows of an episode (`domain` is then the number of the episode);
+    None where rows are no episodes."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -91,6 +94,7 @@ class Taskset:
             blocks=tuple(b.take(rows) for b in self.blocks),
             extra={k: v[rows.numpy()] for k, v in self.extra.items()},
             domain=None if self.domain is None else self.domain[rows],
+            support=None if self.support is None else self.support[rows],
         )
 
     def batch(self, rows: Tensor) -> Taskset:
@@ -135,7 +139,7 @@ class Taskset:
             replace(b, target=moved(b.target), known=moved(b.known), weight=moved(b.weight)) for b in self.blocks
         )
         inputs = {k: moved(v) for k, v in self.inputs.items()}
-        return replace(self, inputs=inputs, blocks=blocks, domain=moved(self.domain))
+        return replace(self, inputs=inputs, blocks=blocks, domain=moved(self.domain), support=moved(self.support))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..sharing import Trace
 from ..tasks import Task
 
 if TYPE_CHECKING:
+    from ..data.episodes import Shape
     from .supervised import Supervised as Supervised
 
 
@@ -25,6 +26,8 @@ class Objective(ABC):
 
     stackable: bool = False
     """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacked`)."""
+    shape: Shape | None = None
+    """What the episodes of a step look like, for an objective that learns from episodes; None where a step is rows."""
     search: ClassVar[Mapping[str, Range]] = {}
     """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 

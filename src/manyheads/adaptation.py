@@ -1,0 +1,112 @@
+"""Weights that follow a few rows: pure functions from dicts of tensors to dicts of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .faults import ConfigError
+
+Params = Mapping[str, Tensor]
+NORMS = ("batch", "frozen")
+"""batch: every batch is normed by its own rows, support and query alike; frozen: by the running statistics as they are.
+Neither changes those."""
+
+
+def adapt(
+    loss: Callable[[dict[str, Tensor], Any], Tensor],
+    params: Params,
+    support: Any,
+    steps: int,
+    lr: float | Params,
+    first_order: bool = False,
+    only: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """phi_0 = theta, phi_(s+1) = phi_s - lr * grad L(phi_s): the weights after some steps of plain descent.
+
+    The answer is a function of `params` that can be differentiated (with `first_order` as if the gradients were
+    constants), and nothing is written to: neither parameters nor buffers. Runs under `torch.func.vmap`.
+
+    Args:
+        loss: (weights, rows) -> a scalar.
+        params: theta.
+        support: the rows to adapt to, handed to `loss`.
+        steps: how many; 0 gives theta.
+        lr: one rate, or one per parameter (of its shape).
+        first_order: leave out how the gradients change with theta.
+        only: the names that move; all by default. The others are given back as they came.
+
+    Reference:
+        Finn, Abbeel, Levine: Model-agnostic meta-learning for fast adaptation of deep networks, 2017.
+    """
+    moving = {n: p for n, p in params.items() if only is None or n in only}
+    rest = {n: p for n, p in params.items() if n not in moving}
+    if not moving:
+        return dict(params)
+    slope = grad(lambda own, rows: loss({**rest, **own}, rows))
+    for _ in range(steps):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
+            slopes = slope(moving, support)
+        moving = {n: p - (lr if isinstance(lr, float | int) else lr[n]) * slopes[n] for n, p in moving.items()}
+    return {n: moving.get(n, p) for n, p in params.items()}
+
+
+def prototypes(features: Tensor, classes: Tensor, n: int) -> Tensor:
+    """The mean feature of each class: c_k = mean of f(x) over the rows of class k; 0 for a class without rows.
+
+    Shape:
+        features (rows, d), classes (rows,) whole numbers below n -> (n, d).
+    """
+    member = nn.functional.one_hot(classes.long(), n).to(features.dtype)
+    return member.mT @ features / member.sum(0).clamp(min=1).unsqueeze(-1)
+
+
+def linear_head(centres: Tensor) -> tuple[Tensor, Tensor]:
+    """(W, b) = (2 c, -|c|^2): the linear head whose softmax is that of -|f - c|^2, since |f|^2 cancels.
+
+    Shape:
+        (n, d) -> (n, d), (n,).
+
+    Reference:
+        Snell, Swersky, Zemel: Prototypical networks for few-shot learning, 2017, section 2.4.
+    """
+    return 2 * centres, -centres.square().sum(-1)
+
+
+def running(model: nn.Module) -> list[Any]:
+    """The layers of a net that keep running statistics of what passes through them."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+
+
+@contextmanager
+def settled(model: nn.Module, norm: str | None) -> Iterator[None]:
+    """A model whose forward pass can be mapped and differentiated twice: attention by plain products, norms as told.
+
+    Args:
+        norm: one of `NORMS`, for the layers of a net that norm by statistics of the batch.
+
+    Raises:
+        ConfigError: it has such layers and nobody said what they should do.
+    """
+    layers = running(model)
+    if layers and norm not in NORMS:
+        raise ConfigError(
+            "A net that adapts should say what its batch normalisation does: `norm: batch` (by the rows of each "
+            f"episode) or `norm: frozen` (by the running statistics). Found {norm!r} and a "
+            f"`{type(layers[0]).__name__}`; say which, or norm by groups or layers."
+        )
+    before = [(m, m.training) for m in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.track_running_stats = norm == "batch", norm == "frozen"
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for layer, training in before:
+            layer.training, layer.track_running_stats = training, True

@@ -1,0 +1,63 @@
+"""MAML that learns the rates of its inner steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..faults import ConfigError
+from .episodic import RATES
+from .maml import MAML
+
+
+class MetaSGD(MAML):
+    """As MAML, with a learned rate for every weight: phi = theta - alpha * grad L_support(theta), elementwise.
+
+    The rates start at `inner_lr`, are learned with the weights, and are kept with them (flat, so that weight decay
+    leaves them alone). They suit the number of steps they were learned for: more steps at such rates may diverge.
+
+    Args:
+        tasks, inner_steps, inner_lr, adapt, by, support, query, episodes, ways, norm, vectorised: as MAML has them.
+
+    Reference:
+        Li, Zhou, Chen, Li: Meta-SGD: learning to learn quickly for few-shot learning, 2017.
+    """
+
+    def attach(self, model: nn.Module) -> None:
+        """Give the model its rates, before its optimiser is made."""
+        own = dict(model.named_parameters())
+        rates = {name: torch.full_like(own[name].detach(), self.inner_lr).flatten() for name in self.moving(model)}
+        model.add_module(RATES.rstrip("."), Rates(rates))
+
+    def rates(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        found = {
+            name: weights[rate].view_as(weights[name])
+            for name in weights
+            if (rate := RATES + Rates.key(name)) in weights
+        }
+        if not found:
+            raise ConfigError(
+                "A model for `metasgd` should have its rates before its optimiser is made. Found none; call "
+                "`objective.attach(model)` first."
+            )
+        return found
+
+
+class Rates(nn.Module):
+    """One flat vector of rates per parameter.
+
+    Args:
+        start: name of a parameter -> its rates.
+    """
+
+    def __init__(self, start: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in start.items():
+            self.register_parameter(self.key(name), nn.Parameter(value))
+
+    @staticmethod
+    def key(name: str) -> str:
+        """The name of a parameter without dots, which names of parameters may not have."""
+        return name.replace(".", "/")
