@@ -19,7 +19,7 @@ FLOORS = (
     "data sharing augment",
     "model spec",
     "evaluate adaptation objectives penalised modelfile problems config gates",
-    "distributed optim callback train beside stackedgradients directions alike stacked kept parallel members build "
+    "distributed optim callback train beside stackedgradients directions alike stacked ledger parallel members build "
     "sieve intake export serve",
     "baselines compare ofgroup groups affinity readings related transfer merge tune report",
     "card runfolder display door pages apply examples runs relate divide tuning starter doctor learner estimator cli __main__",

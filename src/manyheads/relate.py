@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from .door import Door
 from .files import write_atomically
+from .pages import write_page
 from .related import METHODS, estimators_of, related
 from .results import Relatedness
 from .runfolder import RunFolder
@@ -53,6 +55,7 @@ def affinity(
         with door.screen.progress() as progress:
             found = related(spec, ready.prepared, estimators, seeds, n_jobs=n_jobs, progress=progress)
     write(found, output)
+    page = write_page(spec, output, relatedness=found, tasks=ready.infos, warnings=door.warned)
     for answer in found:
         few = f", the first {MOST} of {len(answer.tasks)} tasks" if len(answer.tasks) > MOST else ""
         sure = "; * = beyond the noise of seeds" if answer.gain else ""
@@ -60,12 +63,13 @@ def affinity(
         door.screen.show(matrix_table(answer))
         door.screen.say(f"{answer.summary} ({answer.unit})")
     door.screen.say("No estimator is safe alone: what several agree on is worth trying, and training decides.")
-    door.screen.end(door.warned, [])
+    door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
     return {
         "tasks": list(found[0].tasks),
         "methods": {a.method: json.loads(a.model_dump_json(exclude={"by_seed", "windows", "parts"})) for a in found},
         "seeds": seeds,
         "affinity": str(output / FILE),
+        "report": str(page),
     }
 
 

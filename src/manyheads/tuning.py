@@ -16,6 +16,7 @@ from .door import Door
 from .faults import ConfigError
 from .files import write_atomically
 from .intake import take_in
+from .pages import write_page
 from .report.words import number
 from .results import Tuned, TunedSide
 from .runfolder import RunFolder, differences
@@ -71,6 +72,7 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
             door.screen.say(f"Interrupted: {done}. manyheads tune -o {shlex.quote(str(output))} --resume goes on.")
             raise
         write(found, spec, output)
+        write_page(spec, output, tuned=found, warnings=door.warned)
     if all(side.best is None for side in found.sides):
         why = next((t.why for side in found.sides for t in side.trials if t.why), "no trial came to its end")
         raise ConfigError(f"A trial or more should come to its end. Found that none did: {why}")
@@ -249,4 +251,5 @@ def _show(found: Tuned, door: Door) -> None:
 
 def _next(output: Path) -> list[str]:
     best = shlex.quote(os.path.join(str(output), "best.yaml"))
-    return [f"manyheads train -c {best} -o {shlex.quote(str(output) + '-best')}"]
+    page = shlex.quote(os.path.join(str(output), "report.html"))
+    return [f"manyheads train -c {best} -o {shlex.quote(str(output) + '-best')}", f"open {page}"]

@@ -9,6 +9,7 @@ import yaml
 
 from manyheads.cli import main
 from manyheads.relate import matrix_table, read
+from manyheads.results import Evidence
 
 CONFIG = """
 schema_version: 1
@@ -52,6 +53,12 @@ def test_a_matrix_and_a_sentence_for_each_estimator(there, capsys):
     assert "pairs of tasks: 6 of 6" in shown
     found = read(there / "out")
     assert [f.method for f in found] == words
+    page = (there / "out" / "report.html").read_text(encoding="utf-8")
+    kept = Evidence.model_validate_json((there / "out" / "report.json").read_text(encoding="utf-8"))
+    assert list(kept.trees) == list(kept.advised) == words
+    assert kept.relatedness == found
+    assert page.count('class="tree"') == len(words)
+    assert "open out/report.html" in shown
     for answer in found:
         assert answer.tasks == ("IQ", "KWW", "married")
         assert answer.seeds == 2
