@@ -17,7 +17,7 @@ import torch
 from .alike import signature
 from .catalog import hint
 from .faults import ConfigError, MissingExtra
-from .kept import Ended, Kept
+from .ledger import Ended, Ledger
 from .stacked import Progress, run_all
 from .train import Training
 
@@ -33,7 +33,7 @@ def run_over(
     n_jobs: int = 1,
     *,
     backend: str = "loky",
-    kept: Kept | None = None,
+    ledger: Ledger | None = None,
 ) -> float:
     """`stacked.run_all`, divided among processes of one thread each; the trainings end as if they had run here.
 
@@ -45,7 +45,7 @@ def run_over(
         n_jobs: processes; 1 stays in this one.
         backend: a word of `BACKENDS`; for dask, ``dask=ADDRESS`` names a scheduler (else the client that there is, or
             a cluster of `n_jobs` processes here).
-        kept: runs that it has are not done again, and the others are put there as their shares end.
+        ledger: runs that it has are not done again, and the others are put there as their shares end.
 
     Returns:
         The seconds that the runs took together, those of an earlier call counted in.
@@ -58,10 +58,10 @@ def run_over(
     if word not in BACKENDS:
         raise ConfigError(f"`backend` should be one of {', '.join(BACKENDS)}. Found `{word}`. {hint(word, BACKENDS)}")
     started, earlier = time.perf_counter(), 0.0
-    keys = {} if kept is None else {id(t): kept.key(t) for t in trainings}
+    keys = {} if ledger is None else {id(t): ledger.key(t) for t in trainings}
     left: list[Training] = []
     for training in trainings:
-        found = None if kept is None else kept.get(keys[id(training)])
+        found = None if ledger is None else ledger.get(keys[id(training)])
         if found is None:
             left.append(training)
         else:
@@ -76,13 +76,13 @@ def run_over(
             progress(before + done, len(trainings))
 
     if (n_jobs == 1 or len(left) < 2) and word == "loky":
-        for share in [left] if kept is None else _shares(left, 1):
+        for share in [left] if ledger is None else _shares(left, 1):
             begun, base = time.perf_counter(), sum(t.finished for t in left)
             run_all(share, lambda done, n, base=base: tell(base + done))  # type: ignore[misc]
-            if kept is not None:
-                _keep(kept, keys, share, [_how(t) for t in share], time.perf_counter() - begun)
+            if ledger is not None:
+                _keep(ledger, keys, share, [_how(t) for t in share], time.perf_counter() - begun)
     elif left:
-        _divided(left, tell, n_jobs, word, address, kept, keys)
+        _divided(left, tell, n_jobs, word, address, ledger, keys)
     return time.perf_counter() - started + earlier
 
 
@@ -92,7 +92,7 @@ def _divided(
     n_jobs: int,
     word: str,
     address: str,
-    kept: Kept | None,
+    ledger: Ledger | None,
     keys: dict[int, str],
 ) -> None:
     from joblib import Parallel, delayed
@@ -106,16 +106,16 @@ def _divided(
         stack.enter_context(_workers(word, address, n_jobs))
         if here:
             stack.enter_context(_watching(marks, tell, len(trainings)))
-        order = "list" if kept is None else "generator"
+        order = "list" if ledger is None else "generator"
         work = Parallel(n_jobs=n_jobs, return_as=order)
         outcomes = work(delayed(_carry)(share, str(marks) if here else None, word != "threading") for share in shares)
         for share, found in zip(shares, outcomes, strict=True):
             for training, end in zip(share, found, strict=True):
                 _ended(training, end)
             done += len(share)
-            if kept is not None:
+            if ledger is not None:
                 took = (time.perf_counter() - begun) * len(share) / len(trainings)
-                _keep(kept, keys, share, found, took)
+                _keep(ledger, keys, share, found, took)
             if not here:
                 tell(done, len(trainings))
     tell(len(trainings), len(trainings))
@@ -199,10 +199,12 @@ def _ended(training: Training, end: Ended) -> None:
     training.close()
 
 
-def _keep(kept: Kept, keys: dict[int, str], share: Sequence[Training], ends: Sequence[Ended], seconds: float) -> None:
+def _keep(
+    ledger: Ledger, keys: dict[int, str], share: Sequence[Training], ends: Sequence[Ended], seconds: float
+) -> None:
     steps = max(sum(t.step for t in share), 1)
     for training, end in zip(share, ends, strict=True):
-        kept.put(keys[id(training)], end, seconds * training.step / steps)
+        ledger.put(keys[id(training)], end, seconds * training.step / steps)
 
 
 def _carry(share: list[Training], marks: str | None, apart: bool = True) -> list[Ended]:

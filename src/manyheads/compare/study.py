@@ -13,7 +13,7 @@ from ..blocks import seed_of
 from ..build import Prepared, make_training, prepare, split_parts
 from ..config import applied
 from ..evaluate import Result, measure, results
-from ..kept import Kept
+from ..ledger import Ledger
 from ..members import Members
 from ..parallel import run_over
 from ..recommend import chosen
@@ -148,7 +148,7 @@ class Study:
         progress: Progress | None = None,
         *,
         backend: str = "loky",
-        kept: Kept | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Train all networks of all repeats: those of a method together."""
         for name in self.names:
@@ -160,13 +160,13 @@ class Study:
                 run.primary_only = True
             text = {"joint": "joint model", SINGLE: "single-task models"}.get(name, name)
             tell = None if progress is None else lambda done, n, text=text: progress(text, done, n)
-            took = run_over(runs, tell, n_jobs, backend=backend, kept=kept)
+            took = run_over(runs, tell, n_jobs, backend=backend, ledger=ledger)
             for ended in whole:
                 if isinstance(ended, Members):
                     ended.close()
             self.seconds[name] = took / max(len(self.rounds), 1)
 
-    def fit_simple(self, n_jobs: int = 1, progress: Progress | None = None, kept: Kept | None = None) -> None:
+    def fit_simple(self, n_jobs: int = 1, progress: Progress | None = None, ledger: Ledger | None = None) -> None:
         """Fit the simple baselines, which learn from training and validation rows; they read the test part."""
         once = self.fixed and self.thin is None
         rounds, seconds = self.rounds, dict.fromkeys(self.simple, 0.0)
@@ -199,7 +199,7 @@ class Study:
                 }
 
             what = [self.simple, [t.to_json() for t in data.tasks], both, data.tasksets["test"], layouts, seed]
-            found = run() if kept is None else kept.values(what, run)
+            found = run() if ledger is None else ledger.values(what, run)
             for method in self.simple:
                 mine = {task: own[method] for task, own in found.items() if method in own}
                 one.values[method] = {task: value for task, (value, _, _) in mine.items()}

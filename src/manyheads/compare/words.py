@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..members import Members
+from ..results import Comparison, TaskComparison
 
 if TYPE_CHECKING:
     from .study import Study
@@ -80,3 +82,77 @@ def protocol(study: Study) -> str:
         f"ones. Networks are stopped {chosen}; the simple baselines learn and tune on all rows but the test part's; "
         "each test part was read once."
     )
+
+
+# ---- what follows
+
+
+def by_task(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
+    """Task -> what sharing does to it, over all methods, in words."""
+    found = {}
+    for task in next(iter(comparisons.values())).tasks:
+        rows = {name: c.tasks[task] for name, c in comparisons.items()}
+        better = {n: row for n, row in rows.items() if row.verdict == "helps"}
+        worse = {n: row for n, row in rows.items() if row.verdict == "hurts"}
+        said = []
+        if better:
+            said.append(f"better with {_each(better)}")
+        if worse:
+            said.append(f"worse with {_each(worse)}")
+        if not said:
+            known = {n: row for n, row in rows.items() if row.delta is not None}
+            of = f": {_each(known)}" if 0 < len(known) <= MOST_NOTES else ""
+            found[task] = f"within noise of a model of its own{of}."
+            continue
+        rest = [n for n in rows if n not in better and n not in worse]
+        within = f"; within noise with {_list(rest)}" if rest else ""
+        found[task] = f"{' and '.join(said)} than alone{within}."
+    return found
+
+
+def recommended(choice: str, comparisons: Mapping[str, Comparison], parameters: Callable[[str], int | None]) -> str:
+    """What to share, in a sentence or two.
+
+    Args:
+        choice: the method that validation chose; ``single`` is one.
+        comparisons: method -> it against single-task networks.
+        parameters: of a method.
+    """
+    if choice not in comparisons:
+        helped = sorted({t for c in comparisons.values() for t, row in c.tasks.items() if row.verdict == "helps"})
+        but = f" On the test parts some way of sharing helps {_list(helped)} all the same." if helped else ""
+        return f"Keep each task alone: no way of sharing was worth its place on validation.{but}"
+    tasks = comparisons[choice].tasks
+    helps = [t for t, row in tasks.items() if row.verdict == "helps"]
+    hurts = [t for t, row in tasks.items() if row.verdict == "hurts"]
+    rest = [t for t in tasks if t not in helps and t not in hurts]
+    one, many = parameters(choice), parameters("single")
+    size = f" It has {100 * one / many:.0f} % of the parameters of {len(tasks)} models." if one and many else ""
+    if not helps and not hurts:
+        return f"Within noise: one model for all (`{choice}`) is neither better nor worse than one per task.{size}"
+    if len(hurts) == len(tasks):
+        return f"Keep {_list(hurts)} alone: sharing (`{choice}`) makes each of them worse."
+    if hurts:
+        kept = [t for t in tasks if t not in hurts]
+        within = f" ({_list(rest)}: within noise)" if rest else ""
+        share = f"share {_list(kept)}" if len(kept) > 1 else f"let {kept[0]} have the model"
+        return f"With `{choice}`, {share}{within}, keep {_list(hurts)} alone: sharing makes {_them(hurts)} worse."
+    within = f"; {_list(rest)}: within noise" if rest else ""
+    return f"Share {_list(list(tasks))} (`{choice}`): it helps {_list(helps)}{within}.{size}"
+
+
+def _each(rows: Mapping[str, TaskComparison]) -> str:
+    return ", ".join(f"`{n}` ({_delta(row)})" for n, row in rows.items())
+
+
+def _delta(row: TaskComparison) -> str:
+    assert row.delta is not None
+    return f"{row.delta:+.3f}" if row.absolute else f"{100 * row.delta:+.1f} %"
+
+
+def _them(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

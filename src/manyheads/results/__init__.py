@@ -12,6 +12,7 @@ from pydantic import Field
 
 from .comparisons import Comparison, Method, TaskComparison
 from .evidence import Evidence, Fractions
+from .methods import Cost, Efficiency, MethodStudy
 from .relations import Dendrogram, Grouping, GroupingStudy, Matrix, Merge, Relatedness, Window
 from .runs import History, Part, Record, Score, Scores, TaskInfo
 from .shown import Boxes, Example, Examples, Mask, Pair, Picture, Shown, Sound, Tags, Text
@@ -21,7 +22,9 @@ from .values import Interval, Number, Value
 __all__ = [
     "Boxes",
     "Comparison",
+    "Cost",
     "Dendrogram",
+    "Efficiency",
     "Evidence",
     "Example",
     "Examples",
@@ -34,6 +37,7 @@ __all__ = [
     "Matrix",
     "Merge",
     "Method",
+    "MethodStudy",
     "Number",
     "Pair",
     "Part",

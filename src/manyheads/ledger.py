@@ -22,7 +22,7 @@ Ended = tuple[dict[str, Any], Any]
 """How a run ended: its progress, and its best weights."""
 
 
-class Kept:
+class Ledger:
     """A folder with the ends of runs, and other results that took long, by what they are.
 
     A run is its model (architecture and first weights), its rows with their labels, the draws, objective, balance,
