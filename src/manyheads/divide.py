@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .faults import ConfigError
 from .files import write_atomically
 from .grouping import advised
 from .groups import validate
+from .pages import write_page
 from .relate import FILE as MATRICES
 from .relate import read as read_matrices
 from .relate import write as write_matrices
@@ -77,8 +79,11 @@ def group(
             door.screen.say("Every estimator says all together or all apart: these two are trained.")
         study = _trained(ready, door, tried, repeats, branches_from)
     write_atomically(output / FILE, (study.model_dump_json(indent=1) + "\n").encode("utf-8"))
+    page = write_page(
+        spec, output, relatedness=found, budget=budget, study=study, tasks=ready.infos, warnings=door.warned
+    )
     _tell(study, door)
-    door.screen.end(door.warned, [])
+    door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
     return {
         "choice": study.choice,
         "groups": [list(g) for g in study.groups],
@@ -90,6 +95,7 @@ def group(
         "proposed": {method: [list(g) for g in grouping.groups] for method, grouping in proposals.items()},
         "repeats": study.repeats,
         "study": str(output / FILE),
+        "report": str(page),
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 from manyheads.cli import main
 from manyheads.divide import distinct, read
 from manyheads.grouping import best
+from manyheads.results import Evidence
 
 CONFIG = """
 schema_version: 1
@@ -44,6 +45,11 @@ def test_groups_are_proposed_trained_and_judged(card, capsys):
     assert all(f"{name}: " in shown for name in study.comparisons)
     assert shown.count("chosen on validation") == (study.choice in study.comparisons)
     assert study.recommendation[1:] in shown
+    kept = Evidence.model_validate_json((card / "out" / "report.json").read_text(encoding="utf-8"))
+    assert kept.study == study
+    page = (card / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Groups that were trained" in page
+    assert 'class="forest many' in page
     assert main([*command, "--branches", "0", "--json", "--force"]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["choice"] == study.choice
