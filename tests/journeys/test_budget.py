@@ -28,7 +28,10 @@ model: {members: 1, encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
 trainer: {max_epochs: 3, patience: 3}
 tune: {trials: 4, batch: 2, warm_up: 2, space: {model.encoder.d_hidden: [8, 16], model.encoder.n_layers: null}}
 """
-FOLDER = {"config.yaml", "env.json", "log.txt", "study.db", "trials.csv", "tune.json", "best.yaml"}
+FOLDER = {
+    "config.yaml", "env.json", "log.txt", "study.db", "trials.csv", "tune.json", "best.yaml", "report.html",
+    "report.json",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,9 @@ def test_a_search_and_what_comes_of_it(there, capsys):
     assert "16 of 16 trials, best mean skill" in said
     assert "manyheads train -c out/best.yaml" in said
     assert {p.name for p in (there / "out").iterdir()} == FOLDER
+    page = (there / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Settings that were tried" in page
+    assert 'aria-label="Best mean skill on validation so far' in page
     found = read("out")
     assert [s.name for s in found.sides] == ["joint", "weights", "single:IQ", "single:married"]
     assert [len(s.trials) for s in found.sides] == [4] * 4
