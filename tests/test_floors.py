@@ -22,7 +22,8 @@ FLOORS = (
     "distributed optim callback train beside stackedgradients directions alike stacked ledger parallel members build "
     "sieve intake export serve",
     "baselines compare ofgroup groups affinity readings related transfer merge tune report",
-    "card runfolder display door pages apply examples runs relate divide tuning starter doctor learner estimator cli __main__",
+    "card runfolder display door pages apply examples runs comparing relate divide tuning starter doctor "
+    "learner estimator cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""
 

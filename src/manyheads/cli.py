@@ -162,18 +162,27 @@ def predict(
 @app.command()
 def compare(
     config: Config, output: Folder, overrides: Overrides = None, repeats: Repeats = 10,
-    methods: Annotated[str | None, typer.Option("--methods", help="Methods to set beside, commas between.")] = None,
-    no_worse: NoWorse = False, seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--methods", help="sharing=..., balance=..., objective=..., or simple models; commas between."),
+    ] = None,
+    tuned: Annotated[Path | None, typer.Option("--tuned", help="A folder of `tune` whose settings are taken.")] = None,
+    fractions: Annotated[str | None, typer.Option("--label-fractions", help="Shares of the labels: 0.1,0.25.")] = None,
+    few: Annotated[str | None, typer.Option("--few", help="The task that loses labels; all by default.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="loky, threading, dask[=ADDRESS] or ray.")] = None,
+    n_jobs: Annotated[int | None, typer.Option("--n-jobs", min=1, help="Runs at a time.")] = None,
+    no_worse: NoWorse = False, seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False,
+    dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+    threads: Threads = None,
 ) -> None:  # fmt: skip
     """Should these tasks share a model? Joint against single-task models, linear models and boosting."""
-    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .runs import compare
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
+    from .comparing import Asked, compare, is_axis, shares_of
 
-    _answer(
-        as_json,
-        lambda: compare(_spec(config, overrides, seed, device), output, door, repeats, _words(methods), no_worse),
-    )
+    beside = [text for text in overrides or () if is_axis(text)]  # as many words as were typed behind --methods
+    plain = [text for text in overrides or () if text not in beside]
+    asked = Asked((*(methods or ()), *beside), tuned, shares_of(fractions), few, backend, n_jobs)
+    _answer(as_json, lambda: compare(_spec(config, plain, seed, device), output, door, repeats, asked, no_worse))
 
 
 @app.command()
