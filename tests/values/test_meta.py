@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from manyheads.adaptation import adapt
+from manyheads import objectives
+from manyheads.adaptation import adapt, linear_head, prototypes
 from manyheads.catalog import find, index
 from manyheads.data import Batch, Block, Taskset
-from manyheads.faults import ConfigError
+from manyheads.data.episodes import EpisodeSampler, Shape
+from manyheads.faults import ConfigError, DataError
 from manyheads.objectives import Objective, Supervised
+from manyheads.objectives.episodic import mean_error
+from manyheads.tasks.classification import Binary, Multiclass
 from manyheads.tasks.regression import Regression
 
 EPISODIC = [w for w in index(Objective) if find(Objective, w)().shape is not None]
@@ -220,3 +225,258 @@ def test_side_by_side_is_one_after_the_other(word):
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-10, atol=1e-13)
+
+
+def test_episodes_of_unequal_length_are_groups_of_one_shape():
+    model, (long, _), (short, _) = tanh_net(), episodes(3, 6, 5), episodes(2, 2, 4, seed=1)
+    objective = make("maml", inner_steps=2)
+    one, other = (objective(model, b)["y"] for b in (long, short))
+    parts = [long["t"], short["t"]]
+    both = Taskset(
+        {"x": torch.cat([p.inputs["x"] for p in parts])},
+        (Block(("y",), *(torch.cat([getattr(p.blocks[0], n) for p in parts]) for n in ("target", "known"))),),
+        domain=torch.cat([parts[0].domain, parts[1].domain + 3]),
+        support=torch.cat([p.support for p in parts]),
+    )
+    torch.testing.assert_close(objective(model, Batch({"t": both}))["y"], (3 * one + 2 * other) / 5)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn, self.out = kind(3, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_net_goes_one_episode_after_the_other_and_says_so_once(kind):
+    model, (batch, _) = Net(Recurrent(kind)), episodes(x=torch.randn(44, 7, 3))
+    objective, plain = make("maml"), make("maml", vectorised=False)
+    with pytest.warns(UserWarning, match="one after the other"):
+        found = gradient(objective, model, batch)
+    again = gradient(objective, model, batch)  # without a word
+    expected = gradient(plain, model, batch)
+    assert all(torch.equal(found[n], again[n]) and torch.equal(found[n], expected[n]) for n in expected)
+    assert found["body.rnn.weight_hh_l0"].abs().sum() > 0
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.out(self.layer(x).mean(1))
+
+
+def test_attention_has_a_second_order():
+    model, (batch, _) = Net(Attentive()), episodes(x=torch.randn(44, 5, 4))
+    found, alone = (gradient(make("maml", vectorised=v), model, batch) for v in (True, False))
+    first = gradient(make("fomaml"), model, batch)
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11)
+    name = "body.layer.self_attn.in_proj_weight"
+    assert (found[name] - first[name]).abs().max() > 1e-8
+
+
+def test_dropout_side_by_side_drops_other_units_in_each_episode():
+    model = Net(nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5), nn.Linear(64, 1)))
+    x = torch.randn(11, 3).repeat(4, 1)
+    batch, _ = episodes(x=x)
+    same = batch["t"].blocks[0].target[:11].repeat(4)
+    rows = Taskset(
+        {"x": x}, (Block(("y",), same, torch.ones(44, dtype=torch.bool)),), domain=batch["t"].domain,
+        support=batch["t"].support,
+    )  # fmt: skip
+    objective, values = make("maml"), []
+    one = rows.take(torch.arange(11))
+    for part in (rows, one):
+        torch.manual_seed(0)
+        values.append(float(objective(model, Batch({"t": part}))["y"].detach()))
+    assert abs(values[0] - values[1]) > 1e-6  # four episodes of the same rows: a mean over four masks
+    assert all(torch.isfinite(g).all() for g in gradient(objective, model, Batch({"t": rows})).values())
+
+
+NORMING = {
+    "layer": lambda: (nn.LayerNorm(6),),
+    "batch": lambda: (nn.BatchNorm1d(6),),
+    "instance": lambda: (nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, affine=True), nn.Flatten()),
+    "group": lambda: (nn.GroupNorm(2, 6),),
+}
+
+
+@pytest.mark.parametrize("kind", NORMING)
+def test_layers_that_norm_have_a_right_second_order_side_by_side(kind):
+    """Of torch's own layers it is wrong under `vmap`, save those that norm by groups."""
+    model = Net(nn.Sequential(nn.Linear(3, 6), *NORMING[kind](), nn.Tanh(), nn.Linear(6, 1)))
+    batch, parts = episodes()
+    expected = by_hand(model, parts, 2, second=True)
+    found = gradient(make("maml", inner_steps=2, norm="batch"), model, batch)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-10)
+
+
+def with_norm():
+    return tanh_net(3, nn.BatchNorm1d(5))
+
+
+def test_batch_normalisation_is_asked_about():
+    with pytest.raises(ConfigError, match="norm: frozen"):
+        make("maml")(with_norm(), episodes()[0])
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("word", INNER)
+def test_no_buffer_moves_and_the_model_stays_as_it_is(word, norm):
+    model, (batch, _) = with_norm(), episodes()
+    objective = make(word, norm=norm, inner_steps=2)
+    objective.attach(model)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    state = [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
+    objective(model, batch)["y"].backward()
+    own = objective.fit(model, batch["t"])
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert state == [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
+    theirs = {p.data_ptr() for p in (*own.parameters(), *own.buffers())}
+    assert not theirs & {p.data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+
+def test_a_batch_norms_each_episode_by_its_own_rows():
+    model, (batch, parts) = with_norm(), episodes()
+    found = make("maml", norm="batch", inner_steps=0)(model, batch)["y"]
+    layer = model.body[2]
+    layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+    expected = torch.stack([(model({"x": x})["y"][:, 0] - y).square().mean() for _, _, x, y in parts]).mean()
+    torch.testing.assert_close(found, expected)
+
+
+# -- prototypes
+
+
+def test_prototypes_are_a_linear_head():
+    features, classes, new = torch.randn(12, 7), torch.arange(12) % 4, torch.randn(9, 7)
+    centres = prototypes(features, classes, 4)
+    for k in range(4):
+        torch.testing.assert_close(centres[k], features[classes == k].mean(0))
+    weight, bias = linear_head(centres)
+    expected = (-torch.cdist(new, centres).square()).softmax(1)
+    torch.testing.assert_close((new @ weight.mT + bias).softmax(1), expected, rtol=1e-12, atol=1e-14)
+
+
+CLASSES = Multiclass("y", classes=(0, 1, 2, 3, 4))
+
+
+def classed(n_classes=8, each=6, d=3):
+    y = torch.arange(n_classes).repeat_interleave(each)
+    return {"t": Taskset({"x": torch.randn(len(y), d) + y[:, None]}, (Block(("y",), y, torch.ones_like(y) > 0),))}
+
+
+def test_the_prototypical_loss_of_an_episode():
+    tables, model = classed(), tanh_net()
+    objective = objectives.Proto([CLASSES], ways=5, support=2, query=3)
+    sampler = EpisodeSampler(tables, objective.shape)
+    (batch,) = [sampler.batch(draw) for draw in sampler.plan(0)[:1]]
+    part = batch["t"]
+    z, y = model(part.inputs)["y"], part.blocks[0].target
+    centres = torch.stack([z[part.support & (y == k)].mean(0) for k in range(5)])
+    chance = (-torch.cdist(z[~part.support], centres).square()).log_softmax(1)
+    expected = -chance.gather(1, y[~part.support, None]).mean()
+    torch.testing.assert_close(objective(model, batch)["y"], expected)
+
+
+# -- episodes
+
+
+def domains(sizes, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    n = sum(sizes)
+    y = torch.randn(n, generator=random)
+    domain = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    names = tuple(f"d{i}" for i in range(len(sizes)))
+    x = torch.stack([torch.arange(n, dtype=y.dtype), domain.to(y.dtype)], 1)
+    return {"t": Taskset({"x": x}, (Block(("y",), y, torch.ones(n, dtype=torch.bool)),), domain=domain, domains=names)}
+
+
+def test_episodes_are_a_function_of_seed_and_epoch():
+    sampler, other = (EpisodeSampler(domains([30, 20, 25, 9]), Shape(4, 3, 2), seed=s) for s in (1, 2))
+    assert len(sampler.plan(3)) == sampler.n_steps == 6
+    for a, b, c in zip(sampler.plan(3), sampler.plan(3), other.plan(3), strict=True):
+        assert torch.equal(a.rows, b.rows)
+        assert a.rows.tolist() != c.rows.tolist()
+
+
+def test_an_episode_has_rows_of_one_domain_once():
+    sampler = EpisodeSampler(domains([30, 20, 25, 5]), Shape((2, 6), 3, 2))
+    sizes, seen = set(), []
+    for epoch in range(4):
+        for batch in sampler.batches(epoch):
+            part = batch["t"]
+            assert len(part.inputs["x"][:, 0].unique()) == len(part)
+            for e in part.domain.unique():
+                own = part.inputs["x"][part.domain == e, 1].unique()
+                assert len(own) == 1
+                seen.append(int(own))
+                n = int(part.support[part.domain == e].sum())
+                sizes.add(n)
+                assert n <= 2 or own != 3  # a domain of five rows gives half of them at most
+    assert min(sizes) == 2 and max(sizes) == 6
+    counts = np.bincount(seen)
+    assert counts.max() - counts.min() <= 1  # domains take turns
+
+
+def test_ways_number_classes_anew():
+    tables = classed()
+    sampler = EpisodeSampler(tables, Shape(2, 3, 2, ways=5))
+    numbers = set()
+    for batch in sampler.batches(0):
+        part = batch["t"]
+        for e in range(2):
+            own = part.domain == e
+            y, support = part.blocks[0].target[own], part.support[own]
+            assert torch.bincount(y[support]).tolist() == [2] * 5
+            assert torch.bincount(y[~support]).tolist() == [3] * 5
+            old = (tables["t"].inputs["x"][:, None] == part.inputs["x"][own][None]).all(2).nonzero()
+            true = tables["t"].blocks[0].target[old[:, 0]][old[:, 1].argsort()]
+            numbers |= set(zip(true.tolist(), y.tolist(), strict=True))
+            assert len(set(zip(true.tolist(), y.tolist(), strict=True))) == 5
+    assert len(numbers) > 8  # one class has several numbers
+
+
+@pytest.mark.parametrize(
+    ("tables", "shape", "kind", "words"),
+    [
+        (domains([30]), Shape(), ConfigError, "name a column in `by`"),
+        (domains([1, 1]), Shape(), DataError, "two rows"),
+        (classed(3), Shape(2, 2, ways=5), DataError, "5 classes of two rows"),
+        (domains([9, 9]), Shape(2, 2, ways=5), ConfigError, "one class per row"),
+        (domains([9, 9]), Shape(by="school"), ConfigError, "Found `school`; known: none"),
+    ],
+)
+def test_what_no_episodes_can_come_from(tables, shape, kind, words):
+    with pytest.raises(kind, match=words):
+        EpisodeSampler(tables, shape)
+
+
+def test_plain_rows_are_no_episodes():
+    with pytest.raises(ConfigError, match="EpisodeSampler"):
+        make("maml")(tanh_net(), Batch(domains([9, 9])))
+    with pytest.raises(ConfigError, match="accumulate_grad_batches"):
+        make("maml")(tanh_net(), episodes()[0], totals={"y": 3.0})
+    with pytest.raises(ConfigError, match="fits none"):
+        make("maml", adapt="head")(tanh_net(), episodes()[0])
+
+
+def test_the_error_is_that_of_the_task():
+    n = 9
+    for task in (TASK, Binary("b", classes=(0, 1)), CLASSES):
+        output = torch.randn(9, task.head([4]).out_features)
+        target = torch.randint(0, 2, (n,))
+        target = target.to(output.dtype) if task.kind != "multiclass" else target
+        known, weight = torch.rand(n) > 0.3, torch.rand(n)
+        found, total = mean_error(task, output, target, known, weight)
+        torch.testing.assert_close(found, task.mean_loss(output, target, known, weight))
+        torch.testing.assert_close(total, (known * weight).sum())
+        none, total = mean_error(task, output, target, known & False)
+        assert float(none) == float(total) == 0
