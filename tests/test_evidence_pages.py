@@ -12,11 +12,14 @@ from manyheads.report import render_evidence, write_evidence
 from manyheads.report.charts import joins
 from manyheads.results import (
     Comparison,
+    Cost,
+    Efficiency,
     Evidence,
     Fractions,
     Grouping,
     GroupingStudy,
     Method,
+    MethodStudy,
     Relatedness,
     Score,
     Scores,
@@ -106,6 +109,18 @@ def studied(names, overlap=False):
     )  # fmt: skip
 
 
+def several(names):
+    made = {m: compared(names, shift, seed=i) for i, (m, shift) in enumerate({"hard": 0.01, "mmoe": 0.02}.items())}
+    return MethodStudy(
+        choice="mmoe", reason="It is the best on validation.", recommendation="share all of them.",
+        tasks=dict.fromkeys(names, "better with `mmoe`."), comparisons=made,
+        ranks={"mmoe": 1.5, "single": 2.5, "hard": 2},
+        valid={"hard": 0.0, "mmoe": 0.03}, repeats=5, protocol="Five splits.",
+        costs={"hard": Cost(seconds=3.25, updates=400, backward=401, memory=12_500_000, parameters=999)},
+        efficiency={"mmoe": Efficiency(skill=0.41, updates=120, updates_single=350, seconds=1, seconds_single=2)},
+    )  # fmt: skip
+
+
 def whole(names=SIX):
     """Everything that a page can show."""
     found = (related(names), related(names, "cka", gain=False), related(names, "lookahead", windows=4, seed=9))
@@ -123,6 +138,7 @@ CROWD = tuple(f"assay {i:03d}" for i in range(70))
 UNKNOWN = related(("a", "b"), seeds=1).model_copy(update={
     "matrix": ((None, None), (None, None)), "missing": (("a", "b", "no labels"), ("b", "a", "no labels"))})  # fmt: skip
 PAGES = {
+    "methods": Evidence(title="methods", methods=several(SIX)),
     "whole": whole(),
     "odd": whole(ODD),
     "two": whole(("a", "b")),
@@ -238,6 +254,21 @@ def test_all_methods_are_in_one_forest_method_under_method():
     assert own.count('class="row "') == 2 * 70 + 2
     assert own.count('class="of"') == 70
     assert 'class="forest many crowd"' in own
+
+
+def test_methods_have_their_standings_their_costs_and_what_they_need():
+    page = render_evidence(PAGES["methods"])
+    assert "Share all of them." in words(page).partition("It is the best on validation.")[0]
+    own = section(page, "methods")
+    rows = [re.findall(r"<t[dh][^>]*>(?:<bdi>)?([^<]*)", row) for row in re.findall(r"<tr>.*?</tr>", own, re.S)]
+    assert [row[0] for row in rows[1:4]] == ["★ ", "single", "hard"]
+    assert rows[1][1:3] == ["+3.0 %", "+2.0 %"]
+    assert rows[2][1:] == ["–", "–", "", "–", "–", "2.50"]
+    assert rows[1][-1] == "1.50"
+    assert "better with `mmoe`." in words(own)
+    assert "120350" in "".join(words(own).split())
+    cost = words(section(page, "cost"))
+    assert "hardper repeat9993.25040040112.50" in cost
 
 
 def test_the_front_is_what_no_other_trial_beats_and_the_pair_can_be_chosen():

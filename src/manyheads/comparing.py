@@ -158,7 +158,7 @@ def _page(
         title="Should these tasks share a model?",
         created=now(),
         tasks=tuple(ready.infos),
-        comparisons=dict(study.comparisons),
+        methods=study,
         fractions=curves,
         tuned=tuned,
         settings=settings_of(ready.spec),

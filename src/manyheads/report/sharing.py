@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import correlation
 
 from markupsafe import Markup
 
-from manyheads.report import charts, figures
+from manyheads.report import charts, figures, words
 from manyheads.report.charts import Course, Dot
+from manyheads.report.fronts import of_methods, of_trials
 from manyheads.report.words import NONE, change, decimals, number, signed
 from manyheads.results import Comparison, Evidence, Grouping, Relatedness, TunedSide
 
@@ -59,15 +58,6 @@ class Groups:
     keys: str
 
 
-@dataclass(frozen=True)
-class Front:
-    """A Pareto view of two tasks."""
-
-    drawing: Markup
-    rows: tuple[tuple[str, str, str, str], ...]
-    heading: tuple[str, str, str]
-
-
 class SharingView:
     """The page of some evidence, section by section; what was not looked at is empty."""
 
@@ -81,10 +71,14 @@ class SharingView:
         self.comparisons = dict(evidence.comparisons)
         if study is not None:
             self.comparisons |= {name: c for name, c in study.comparisons.items() if name != "single"}
+        self.methods = evidence.methods
+        if evidence.methods is not None:
+            self.comparisons = dict(evidence.methods.comparisons) | self.comparisons
+        self.standings, self.efficiency = _standings(evidence), _efficiency(evidence)
         known = {name: c for name, c in self.comparisons.items() if any(t.delta is not None for t in c.tasks.values())}
         self.drawn = known
         self.curves, self.curves_left, self.curve_rows = _curves(evidence)
-        self.fronts = [f for f in (_of_trials(evidence), _of_methods(evidence, self.comparisons)) if f is not None]
+        self.fronts = [f for f in (of_trials(evidence), of_methods(evidence, self.comparisons)) if f is not None]
         self.sides = [_side(side) for side in evidence.tuned.sides] if evidence.tuned is not None else []
         self.search = _search(evidence)
         self.costs = _costs(evidence, self.comparisons)
@@ -110,6 +104,9 @@ class SharingView:
         """The finding in a sentence."""
         if self.study is not None:
             text = self.study.recommendation
+            return text[:1].upper() + text[1:]
+        if self.methods is not None and self.methods.recommendation:
+            text = self.methods.recommendation
             return text[:1].upper() + text[1:]
         if self.comparisons:
             return next((c.summary for c in self.comparisons.values() if c.summary), "")
@@ -201,11 +198,11 @@ def _groups(name: str, evidence: Evidence) -> Groups:
             dots.append(Dot(promise, 100 * real, str(n), "front"))
             keys.append(f"{n} {task}")
     rho = study.agreement.get(name)
-    words = f"Predicted against realised gain of {len(dots)} tasks; rank correlation {number(rho, 2)}."
+    said = f"Predicted against realised gain of {len(dots)} tasks; rank correlation {number(rho, 2)}."
     drawing: Markup | str = ""
     if len(dots) > 1:
         drawing = charts.scatter(
-            name, dots, x_name="predicted gain", y_name="realised change, %", words=words, zero=True, rank=4
+            name, dots, x_name="predicted gain", y_name="realised change, %", words=said, zero=True, rank=4
         )
     agreed = "" if rho is None else f"Rank correlation of predicted and realised gains over tasks: {number(rho, 2)}."
     return Groups(name, name == study.choice, grouping, tuple(rows), agreed, drawing, ", ".join(keys))
@@ -236,118 +233,13 @@ def _curves(evidence: Evidence) -> tuple[list[Markup], str, list[tuple[str, str,
                 cells = (f"{number(m)} [{number(a)}, {number(b)}]" if m is not None else NONE for _, m, a, b in points)
                 rows.append((task, metric, method, tuple(cells)))
         if courses and len(cards) < CARDS:
-            words = (
-                f"{task}, {metric}, from {100 * found.shares[0]:g} % to {100 * found.shares[-1]:g} % of the labels: "
-            )
-            words += "; ".join(f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in courses)
+            said = f"{task}, {metric}, from {100 * found.shares[0]:g} % to {100 * found.shares[-1]:g} % of the labels: "
+            said += "; ".join(f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in courses)
             cards.append(
-                charts.bands(task, courses, x_name="labels known", y_name=metric, words=f"{words}.", log=True, rank=3)
+                charts.bands(task, courses, x_name="labels known", y_name=metric, words=f"{said}.", log=True, rank=3)
             )
     left = f"Shown: {CARDS} of {len(tasks)} tasks; the table has them all." if len(tasks) > CARDS else ""
     return cards, left, rows
-
-
-# ---- two tasks at once
-
-
-def _of_trials(evidence: Evidence) -> Front | None:
-    tuned = evidence.tuned
-    if tuned is None:
-        return None
-    trials = [(side, t) for side in tuned.sides if side.task is None for t in side.trials if len(t.values) > 1]
-    pair = _pair(evidence, [t.values for _, t in trials])
-    if pair is None:
-        return None
-    a, b = pair
-    there = [
-        (s, t, x, y) for s, t in trials if (x := t.values.get(a)) is not None and (y := t.values.get(b)) is not None
-    ]
-    best = _undominated([(x, y) for _, _, x, y in there])
-    dots, rows = [], []
-    many = len({s.name for s, _ in trials}) > 1
-    for (side, trial, x, y), front in zip(there, best, strict=True):
-        chosen = trial.number == side.best
-        kind = "chosen" if chosen else "front" if front else "plain"
-        named = f"{side.name} {trial.number}" if many else f"trial {trial.number}"
-        dots.append(Dot(x, y, f"{trial.number}" if kind != "plain" else "", kind))
-        rows.append((named, number(x), number(y), _standing(front, chosen)))
-    alone = {side.task: value for side in tuned.sides if side.task in (a, b) and (value := _best(side)) is not None}
-    words = (
-        f"Skill of {a} and of {b} in {len(dots)} trials; {sum(best)} of them are on the front, where no other trial is "
-        "as good on both and better on one."
-    )
-    drawing = charts.scatter(
-        "trials of the search", dots, x_name=f"skill of {a}", y_name=f"skill of {b}", words=words, front=False,
-        uprights=[(alone[a], "alone")] if a in alone else (), levels=[(alone[b], "alone")] if b in alone else (),
-    )  # fmt: skip
-    return Front(drawing, tuple(rows), ("trial", a, b))
-
-
-def _of_methods(evidence: Evidence, comparisons: dict[str, Comparison]) -> Front | None:
-    """Methods by their delta on two tasks; single-task models stand at 0, 0."""
-    deltas = {name: {t: d.delta for t, d in c.tasks.items()} for name, c in comparisons.items()}
-    pair = _pair(evidence, list(deltas.values()))
-    if pair is None:
-        return None
-    a, b = pair
-    there = [(n, x, y) for n, d in deltas.items() if (x := d.get(a)) is not None and (y := d.get(b)) is not None]
-    there.append(("single", 0.0, 0.0))
-    best = _undominated([(x, y) for _, x, y in there])
-    chosen = None if evidence.study is None else evidence.study.choice
-    dots = [
-        Dot(100 * x, 100 * y, name, "chosen" if name == chosen else "front" if front else "plain")
-        for (name, x, y), front in zip(there, best, strict=True)
-    ]
-    rows = [
-        (name, signed(100 * x, 1, " %"), signed(100 * y, 1, " %"), _standing(front, name == chosen))
-        for (name, x, y), front in zip(there, best, strict=True)
-    ]
-    on = ", ".join(name for (name, _, _), front in zip(there, best, strict=True) if front)
-    words = f"Change of {a} and of {b} against single-task models by {len(there)} methods; on the front: {on}."
-    drawing = charts.scatter(
-        "methods", dots, x_name=f"change of {a}, %", y_name=f"change of {b}, %", words=words, zero=True
-    )
-    return Front(drawing, tuple(rows), ("method", a, b))
-
-
-def _standing(front: bool, chosen: bool) -> str:
-    return ", ".join(word for word, there in (("on the front", front), ("chosen", chosen)) if there)
-
-
-def _best(side: TunedSide) -> float | None:
-    return next((t.values.get(side.task) for t in side.trials if side.task and t.number == side.best), None)
-
-
-def _undominated(points: Sequence[tuple[float, float]]) -> list[bool]:
-    return [
-        not any(u >= x and v >= y and (u > x or v > y) for u, v in points) for x, y in points
-    ]  # fmt: skip
-
-
-def _pair(evidence: Evidence, values: Sequence[dict[str, float | None]]) -> tuple[str, str] | None:
-    """The two tasks to look at: those asked for, else those whose values go together least."""
-    if not values:
-        return None
-    tasks = [t for t in values[0] if sum(own.get(t) is not None for own in values) > 0]
-    if evidence.pair is not None:
-        return evidence.pair if set(evidence.pair) <= set(tasks) else None
-    if len(tasks) < 2:
-        return None
-    pairs = [(a, b) for i, a in enumerate(tasks) for b in tasks[i + 1 :]]
-    return min(pairs, key=lambda pair: _together(values, *pair))
-
-
-def _together(values: Sequence[dict[str, float | None]], a: str, b: str) -> float:
-    """The rank correlation of two tasks' values; 2 where there is none."""
-    both = [(x, y) for own in values if (x := own.get(a)) is not None and (y := own.get(b)) is not None]
-    if len(both) < 2:
-        return 2.0
-    from scipy.stats import rankdata
-
-    xs, ys = (rankdata(column) for column in zip(*both, strict=True))
-    if min(xs) == max(xs) or min(ys) == max(ys):
-        return 2.0
-    return correlation(xs.tolist(), ys.tolist())
 
 
 # ---- the search, and what things cost
@@ -393,27 +285,79 @@ def _search(evidence: Evidence) -> Markup | str:
             courses.append(Course(side.name, tuple(points)))
     if not courses:
         return ""
-    words = "Best mean skill on validation so far, trial after trial: " + "; ".join(
+    said = "Best mean skill on validation so far, trial after trial: " + "; ".join(
         f"{c.name} ends at {number(c.points[-1][1])} after {len(c.points)}" for c in courses
     )
-    return charts.bands("the search", courses, x_name="trial", y_name="best so far", words=f"{words}.")
+    return charts.bands("the search", courses, x_name="trial", y_name="best so far", words=f"{said}.")
 
 
-def _costs(evidence: Evidence, comparisons: dict[str, Comparison]) -> list[tuple[str, str, str, str]]:
-    """(what, of which kind, parameters, seconds)."""
+def _costs(evidence: Evidence, comparisons: dict[str, Comparison]) -> list[tuple[str, ...]]:
+    """(what, how it was counted, parameters, seconds, updates, backward passes, megabytes)."""
     methods = {m.name: m for c in comparisons.values() for m in c.methods}
-    rows = [
-        (m.name, "trained, all repeats", number(m.parameters), number(m.seconds, 1))
-        for m in methods.values()
-        if m.parameters is not None or m.seconds is not None
+    known = {} if evidence.methods is None else evidence.methods.costs
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            "per repeat",
+            number(c.parameters),
+            number(c.seconds),
+            _whole(c.updates),
+            _whole(c.backward),
+            _megabytes(c.memory),
+        )
+        for name, c in known.items()
     ]
     rows += [
-        (found.method, f"estimator, {found.seeds} seeds", NONE, number(found.seconds, 1))
+        (m.name, "all repeats", number(m.parameters), number(m.seconds, 1), NONE, NONE, NONE)
+        for m in methods.values()
+        if m.name not in known and (m.parameters is not None or m.seconds is not None)
+    ]
+    rows += [
+        (found.method, f"estimator, {found.seeds} seeds", NONE, number(found.seconds, 1), NONE, NONE, NONE)
         for found in evidence.relatedness
         if found.seconds is not None
     ]
     tuned = evidence.tuned
     if tuned is not None and tuned.seconds is not None:
         trials = sum(len(side.trials) for side in tuned.sides)
-        rows.append(("search", f"{trials} trials", NONE, number(tuned.seconds, 1)))
+        rows.append(("search", f"{trials} trials", NONE, number(tuned.seconds, 1), NONE, NONE, NONE))
     return rows
+
+
+def _whole(count: float | None) -> str:
+    return NONE if count is None else number(round(count))
+
+
+def _megabytes(size: int | None) -> str:
+    return NONE if size is None else number(size / 1e6)
+
+
+def _standings(evidence: Evidence) -> list[tuple[str, bool, tuple[str, ...]]]:
+    """(method, whether it was chosen, delta-m on validation and on test, its interval, rank, helps, hurts)."""
+    study = evidence.methods
+    if study is None:
+        return []
+    rows = []
+    for name in dict.fromkeys([*study.ranks, *study.comparisons]):
+        c = study.comparisons.get(name)
+        counts = words.tally(c.tasks) if c is not None else {}
+        test = (NONE, "", NONE, NONE) if c is None else (
+            change(c.delta_m), words.change_span(c.interval), number(counts.get("helps", 0)),
+            number(counts.get("hurts", 0)),
+        )  # fmt: skip
+        rows.append(
+            (name, name == study.choice, (change(study.valid.get(name)), *test, number(study.ranks.get(name), 2)))
+        )
+    return rows
+
+
+def _efficiency(evidence: Evidence) -> list[tuple[str, ...]]:
+    """(method, skill, its updates and seconds, those of one model per task together)."""
+    study = evidence.methods
+    if study is None:
+        return []
+    return [
+        (name, number(e.skill, 3), _whole(e.updates), _whole(e.updates_single), number(e.seconds), number(e.seconds_single),
+         number(e.parameters), number(e.parameters_single))
+        for name, e in study.efficiency.items()
+    ]  # fmt: skip

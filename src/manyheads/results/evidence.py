@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .comparisons import Comparison
+from .methods import MethodStudy
 from .relations import Dendrogram, Grouping, GroupingStudy, Relatedness
 from .runs import TaskInfo
 from .tuned import Tuned
@@ -34,6 +35,8 @@ class Evidence(Value):
     study: GroupingStudy | None = None
     comparisons: dict[str, Comparison] = {}
     """Method -> it against single-task models; those of the study need not be repeated."""
+    methods: MethodStudy | None = None
+    """Ways to train a model of all tasks; its comparisons need not be repeated."""
     fractions: Fractions | None = None
     tuned: Tuned | None = None
     pair: tuple[str, str] | None = None
