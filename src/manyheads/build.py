@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from .callback import Callback
 from .catalog import make
 from .data import Taskset
 from .data.assemble import Dataset
+from .data.episodes import EpisodeSampler
 from .data.sampler import Sampler
 from .data.splits import PARTS, Split, split, split_tables
 from .faults import ConfigError
@@ -129,7 +130,8 @@ def prepare(
         ConfigError, DataError: see `Dataset.fit`.
     """
     by = spec.data.split.by or ()
-    keep = [*spec.data.ids, *((by,) if isinstance(by, str) else by)]
+    episode = spec.optim.objective.settings.get("by")
+    keep = [*spec.data.ids, *((by,) if isinstance(by, str) else by), *([episode] if isinstance(episode, str) else [])]
     keep = [c for c in dict.fromkeys(keep) if any(c in f.columns for f in tables.values())]
     drop = list(spec.features.drop)
     if spec.features.only is not None:
@@ -234,7 +236,8 @@ def _one(
             rows = one(rows, by_name, random)
         return rows
 
-    sampler = Sampler(
+    objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
+    sampler = episodes_of(spec, objective, train, seed, within, change if changes else None) or Sampler(
         train,
         batch_size(n_rows) if spec.sampling.batch_size == "auto" else spec.sampling.batch_size,
         mode=spec.sampling.mode,
@@ -247,12 +250,33 @@ def _one(
         bucket=spec.sampling.bucket,
         change=change if changes else None,
     )
-    objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
+    objective.attach(model)
     balance = make_balance(spec.optim.balance, [t.name for t in tasks])
     penalties = [make(Penalty, part.name, part.settings) for part in spec.optim.penalties]  # type: ignore[type-abstract]
     return Training(
         model, sampler, valid, tasks, objective, balance, spec.optim, spec.trainer, penalties=penalties, seed=seed
     )
+
+
+def episodes_of(
+    spec: RunSpec,
+    objective: Objective,
+    train: Mapping[str, Taskset],
+    seed: int,
+    within: Mapping[str, Tensor] | None,
+    change: Callable[[Taskset, torch.Generator], Taskset] | None,
+) -> Sampler | None:
+    """What draws episodes, for an objective that learns from them: by its own column, else by tables, else by groups.
+
+    Raises:
+        ConfigError: there is one domain and no ways.
+    """
+    if (shape := objective.shape) is None:
+        return None
+    single = sum(max(len(rows.domains), 1) for rows in train.values()) == 1
+    if shape.by is None and shape.ways is None and single and spec.data.split.kind == "group":
+        objective.shape = shape = replace(shape, by=Split("group", spec.data.split.by).columns[0])
+    return EpisodeSampler(train, shape, seed=seed, within=within, change=change, max_epochs=spec.trainer.max_epochs)
 
 
 def batch_size(n_rows: int) -> int:

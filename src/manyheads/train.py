@@ -15,7 +15,7 @@ from .blocks import fitting_threads, learning, seed_of
 from .callback import Callback
 from .data import Batch, Taskset
 from .data.sampler import Draw, Sampler
-from .evaluate import Result, Seen, Skill, measure, results
+from .evaluate import Result, Seen, Skill, measure
 from .faults import DataError, Diverged
 from .files import link_atomically, plain_values, quoted, to_bytes, write_atomically
 from .model import Model
@@ -144,7 +144,7 @@ class Training:
 
     def held_out(self) -> dict[str, Result]:
         """Outputs and labels of the validation rows, by the model as it is now; `use` is renewed."""
-        found = results(self.model, self.valid, seen=(seen := Seen()))
+        found = self.objective.held_out(self.model, self.valid, seen := Seen())
         self.use = seen.means()
         return found
 

@@ -421,7 +421,8 @@ def test_an_episode_has_rows_of_one_domain_once():
                 n = int(part.support[part.domain == e].sum())
                 sizes.add(n)
                 assert n <= 2 or own != 3  # a domain of five rows gives half of them at most
-    assert min(sizes) == 2 and max(sizes) == 6
+    assert min(sizes) == 2
+    assert max(sizes) == 6
     counts = np.bincount(seen)
     assert counts.max() - counts.min() <= 1  # domains take turns
 
