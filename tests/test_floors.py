@@ -21,8 +21,8 @@ FLOORS = (
     "evaluate adaptation objectives penalised modelfile problems config gates",
     "distributed optim callback train beside stackedgradients directions alike stacked ledger parallel members build "
     "sieve intake export serve",
-    "baselines compare ofgroup groups affinity readings related transfer merge tune report",
-    "card runfolder display door pages apply examples runs comparing relate divide tuning starter doctor "
+    "baselines compare ofgroup groups affinity readings related transfer grown oldrows adding merge tune report",
+    "card runfolder display door pages apply examples runs comparing later relate divide tuning starter doctor "
     "learner estimator cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""

@@ -242,6 +242,53 @@ def tune(
     _answer(as_json, lambda: tune(_spec(paths, more, seed, device), output, door))
 
 
+@app.command("add-task")
+def add_task(
+    run: Run, output: Folder, data: Annotated[Path, typer.Option("--data", help="Rows that label the new task.")],
+    task: Annotated[str, typer.Option("--task", help="The new task's name.")],
+    kind: Annotated[str, typer.Option("--type", help="A word of `doctor --list tasks`.")],
+    target: Annotated[str | None, typer.Option("--target", help="The column of its labels, if not its name.")] = None,
+    way: Annotated[str, typer.Option("--way", help="A word of `doctor --list transfer`.")] = "probe",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting of the way.")] = None,
+    old_data: Annotated[Path | None, typer.Option("--old-data", help="Rows that label the other tasks.")] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="How far another task may fall.")] = 0.0,
+    seed: Seed = None, trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False,
+    quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Add a task to a trained model; exit code 5, and no file, if another task falls."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .later import add_task
+
+    named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or ())
+    _answer(as_json, lambda: add_task(run, data, output, door, *named))
+
+
+@app.command("remove-task")
+def remove_task(
+    run: Run, output: Folder, tasks: Annotated[str, typer.Option("--tasks", help="That go, with commas between.")],
+    trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """Take tasks from a trained model; the others' outputs stay the same, to the bit."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .later import remove
+
+    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, False, trust or ()))
+
+
+@app.command()
+def subset(
+    run: Run, output: Folder, tasks: Annotated[str, typer.Option("--tasks", help="That stay, with commas between.")],
+    trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """A model with some of a trained model's tasks, whose outputs stay the same, to the bit."""
+    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    from .later import remove
+
+    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, True, trust or ()))
+
+
 @app.command()
 def verdict(
     scores: Annotated[Path, typer.Argument(help="A table with the columns task, method, split, seed, value.")],

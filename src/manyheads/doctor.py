@@ -24,6 +24,7 @@ CATALOGUES: dict[str, tuple[str, str, int]] = {
     "penalties": ("penalties", "Penalty", 0),
     "formats": ("data.formats", "Format", 0),
     "affinity": ("affinity", "Estimator", 0),
+    "transfer": ("transfer", "Way", 0),
     "augmentations": ("augment", "Augmentation", 0),
     "columns": ("data.columns", "Column", 2),
 }

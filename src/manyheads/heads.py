@@ -363,7 +363,7 @@ def in_places(tasks: Sequence[str], values: Sequence[Tensor], whole: Sequence[st
     if tuple(whole) == tuple(tasks):
         return torch.stack(list(values), dim)
     of = dict(zip(tasks, values, strict=True))
-    return torch.stack([of[t] if t in of else torch.zeros_like(values[0]) for t in whole], dim)  # type: ignore[index]
+    return torch.stack([of[t] if t in of else torch.zeros_like(values[0]) for t in whole], dim)
 
 
 def out_of_places(tasks: Sequence[str], output: Tensor, whole: Sequence[str | None]) -> Tensor:

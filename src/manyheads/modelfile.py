@@ -18,7 +18,7 @@ import torch
 from ._version import __version__
 from .data.assemble import Dataset
 from .faults import DataError
-from .model import AnyModel
+from .model import AnyModel, Ensemble
 from .spec import ModelSpec, build_model, dumped, kept
 from .tasks import Task
 
@@ -53,7 +53,7 @@ def save(
         "version": __version__,
         "model": dumped(kept(spec, dataset.preprocess.layouts)),
         "tasks": [t.to_json() for t in model.tasks.values()],
-        "places": getattr(model, "base", model).places,
+        "places": (model.base if isinstance(model, Ensemble) else model).places,
         "notes": dict(notes or {}),
     }
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, temporary / FILES[0])
@@ -102,7 +102,7 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Model
         tasks = [Task.from_json(t) for t in described["tasks"]]
         dataset = Dataset.from_json(preprocess, tasks)
         model = build_model(spec, dataset.preprocess.layouts, tasks)
-        getattr(model, "base", model).arrange(described.get("places", ()))
+        (model.base if isinstance(model, Ensemble) else model).arrange(described.get("places", ()))
         weights = load_file(folder / FILES[0])
         if any(v.dtype == torch.float64 for v in weights.values()):
             model.double()

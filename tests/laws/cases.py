@@ -31,6 +31,7 @@ from manyheads.sharing import Sharing
 from manyheads.spans import spans
 from manyheads.tasks import Task
 from manyheads.tasks.relation import RANK, WIDTH
+from manyheads.transfer import Way
 
 GIVEN: dict[type, tuple[str, ...]] = {
     Task: ("name",),
@@ -42,6 +43,7 @@ GIVEN: dict[type, tuple[str, ...]] = {
     Augmentation: (),
     Format: (),
     Estimator: (),
+    Way: (),
 }
 """The contracts, and the arguments that everybody who builds an answer passes."""
 

@@ -35,6 +35,7 @@ class LowRank(Sharing):
         alpha: the factor in front of the change, times rank.
         from_stage: the stage at which changes begin; stages below are the same for all tasks. Negative counts from the
             end.
+        changed: the tasks that have changes, all by default; any other reads the trunk itself.
 
     Raises:
         ValueError: a negative rank, or no matrix from `from_stage` on.
@@ -57,11 +58,13 @@ class LowRank(Sharing):
         rank: int = 4,
         alpha: float = 4.0,
         from_stage: int = 0,
+        changed: Sequence[str] | None = None,
     ) -> None:
         super().__init__(encoder, tasks)
         if rank < 0:
             raise ValueError(f"`rank` should be 0 or more. Found {rank}.")
         self.rank, self.alpha = rank, alpha
+        self.changed = tuple(t for t in self.tasks if rank and (changed is None or t in changed))
         self.lower, copies = parted(encoder, ("",), from_stage)
         self.upper = nn.Sequential(*(c[""] for c in copies))
         self.batchable = batchable(self.upper)
@@ -73,7 +76,7 @@ class LowRank(Sharing):
             )
         shapes = [p.shape for p in self.upper.parameters() if p.dim() > 1]
         self.changes = Copies(
-            {t: nn.ModuleList(_Change(s[0], s[1:].numel(), rank) for s in shapes) for t in self.tasks if rank},
+            {t: nn.ModuleList(_Change(s[0], s[1:].numel(), rank) for s in shapes) for t in self.changed},
             alike=False,
         )
 
@@ -81,14 +84,18 @@ class LowRank(Sharing):
         self, x: Inputs, tasks: Sequence[str], table: str | None = None, trace: Trace | None = None
     ) -> dict[str, Features]:
         z = run(self.lower, x, table)
-        if not self.rank:
-            z = self.upper(z)
-            return {task: hand(trace, task, z) for task in tasks}
-        if trace is not None:
+        own = [task for task in tasks if task in self.changed]
+        if own and trace is not None:
             trace.uncut()  # W has no activation that is the same for all tasks
-            if trace.apart:
-                return {task: part(self._changed(z, (task,)), 0) for task in tasks}
-        return by_task(tasks, self._changed(z, tasks))
+        found: dict[str, Features] = {}
+        if len(own) < len(tasks):
+            as_it_is = self.upper(z)
+            found = {task: hand(trace, task, as_it_is) for task in tasks if task not in own}
+        if not own:
+            return found
+        if trace is not None and trace.apart:
+            return found | {task: part(self._changed(z, (task,)), 0) for task in own}
+        return found | by_task(own, self._changed(z, own)) if found else by_task(own, self._changed(z, own))
 
     def weights(self, tasks: Sequence[str]) -> dict[str, Tensor]:
         """The changed matrices W_k of these tasks side by side: name within the upper stages -> (tasks, ...)."""
@@ -112,7 +119,7 @@ class LowRank(Sharing):
         return [self.lower.widths[-1]]
 
     def plan(self) -> list[tuple[int, str]]:
-        return [(0, "shared stages"), *((1, f"changes of rank {self.rank}: {t}") for t in self.tasks)]
+        return [(0, "shared stages"), *((1, f"changes of rank {self.rank}: {t}") for t in self.changed)]
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, alpha={self.alpha}"

@@ -1,0 +1,55 @@
+"""What became of a trained model's tasks when it was changed."""
+
+from __future__ import annotations
+
+from .runs import Score
+from .values import Number, Value
+
+
+class Kept(Value):
+    """A task of a trained model, before and after a change of the model."""
+
+    task: str
+    metric: str
+    greater_is_better: bool
+    before: Number
+    after: Number
+    labels: int = 0
+    """Labels that both rest on."""
+    model: str = ""
+    """Where it came from, if there were several."""
+    note: str = ""
+    """What should be known of the rows."""
+
+    @property
+    def fell(self) -> float:
+        """By how much it got worse, in units of its metric; negative where it got better."""
+        if self.before is None or self.after is None:
+            return 0.0 if self.after is not None or self.before is None else float("inf")
+        return self.before - self.after if self.greater_is_better else self.after - self.before
+
+
+class Added(Value):
+    """A task that was added to a trained model."""
+
+    task: str
+    kind: str
+    way: str
+    settings: dict[str, object] = {}
+    labels: int
+    """Labels that it was learned from."""
+    score: Score | None
+    """Its primary metric on the rows that each member held out."""
+    frozen: bool
+    """Whether the way leaves alone what the other tasks are computed from."""
+    identical: bool
+    """Whether all outputs of the other tasks on the new rows are what they were, to the bit."""
+    kept: tuple[Kept, ...] = ()
+    """The other tasks, on their own validation rows."""
+    unchecked: tuple[str, ...] = ()
+    """Those that could not be scored, since no row with a label of theirs was there."""
+    seconds: Number = None
+
+    def fallen(self, tolerance: float = 0.0) -> tuple[Kept, ...]:
+        """The tasks that got worse by more than this."""
+        return tuple(k for k in self.kept if k.fell > tolerance)
