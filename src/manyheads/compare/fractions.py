@@ -110,7 +110,8 @@ def thinned(spec: RunSpec, tasks: Sequence[Task], share: float, of: str | None =
     """Takes labels away from training and validation rows, so that a share of them is left.
 
     The rows (or groups) of each part stand in an order that repeat and table alone decide, those first that have a
-    class which no row before has; the first of them stay. So shares are nested, and every class can be learned.
+    class which no row before has, and these stay in any case; then the first of all. So shares are nested, and every
+    class can be learned.
 
     Args:
         spec: the run; a split by group is thinned by group.
@@ -136,8 +137,8 @@ def thinned(spec: RunSpec, tasks: Sequence[Task], share: float, of: str | None =
                 if of is not None:
                     rows = rows[~frame[list(here[0].targets)].isna().all(axis=1).to_numpy()[rows]]
                 random = np.random.default_rng(seed_of(spec.data.split.seed, "labels", name, part, repeat))
-                ordered = _ordered(rows, units, here if part == "train" else (), frame, random)
-                gone[ordered[_count(ordered, units, share) :]] = True
+                ordered, least = _ordered(rows, units, here if part == "train" else (), frame, random)
+                gone[ordered[max(_count(ordered, units, share), least) :]] = True
             if of is None:
                 words[name][gone] = ""
             else:
@@ -157,8 +158,8 @@ def _units(spec: RunSpec, frame: pd.DataFrame) -> np.ndarray:
 
 def _ordered(
     rows: np.ndarray, units: np.ndarray, tasks: Sequence[Task], frame: pd.DataFrame, random: np.random.Generator
-) -> np.ndarray:
-    """Rows in the order in which they are kept: unit by unit, units with a class of their own first."""
+) -> tuple[np.ndarray, int]:
+    """(rows in the order in which they are kept, unit by unit; how many at its head have all classes)."""
     place = {int(u): i for i, u in enumerate(random.permutation(np.unique(units[rows])))}
     order = rows[np.argsort([place[int(u)] for u in units[rows]], kind="stable")]
     rank = np.full(len(frame), len(frame), dtype=int)
@@ -171,7 +172,7 @@ def _ordered(
                 if len(there):
                     first.add(int(units[there[np.argmin(rank[there])]]))
     ahead = np.isin(units[order], list(first))
-    return np.concatenate([order[ahead], order[~ahead]])
+    return np.concatenate([order[ahead], order[~ahead]]), int(ahead.sum())
 
 
 def _count(ordered: np.ndarray, units: np.ndarray, share: float) -> int:
