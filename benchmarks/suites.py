@@ -3,15 +3,23 @@
 All tasks read the same inputs x ~ N(0, I). Tasks that belong together are combinations of the same few hidden units,
 y_k = a_k . tanh(W x) / |.| + noise, with W their group's own; the nets that learn them have H hidden units, too few for
 all groups at once. Labels have variance 1 (times a scale), noise included.
+
+`python -m benchmarks.suites groups8 -o FOLDER` (`--seed`, `--epochs`) writes FOLDER/groups8.csv and, for `manyheads`,
+FOLDER/groups8.yaml.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from manyheads.config import check
 from manyheads.spec import RunSpec
@@ -73,7 +81,11 @@ class Suite:
 
     def spec(self, seed: int, epochs: int) -> RunSpec:
         """How its nets are trained: one hidden layer, no regularisation but early stopping."""
-        settings: dict[str, Any] = {
+        return check(self.settings(seed, epochs))
+
+    def settings(self, seed: int, epochs: int) -> dict[str, Any]:
+        """The same as a config has it, without the table."""
+        return {
             "seed": seed,
             "data": {"split": {"kind": "random", "sizes": [0.3, 0.2, 0.5], "seed": seed}},
             "tasks": {t: {"type": "regression", "metrics": ["root_mean_squared_error"]} for t in self.tasks},
@@ -87,7 +99,6 @@ class Suite:
             "sampling": {"batch_size": 64},
             "trainer": {"max_epochs": epochs, "patience": max(epochs // 4, 1), "val_check_interval": 5},
         }  # fmt: skip
-        return check(settings)
 
 
 GROUPS = (("a1", "a2", "a3", "a4"), ("b1", "b2", "b3"), ("adversary",))
@@ -105,3 +116,26 @@ SUITES = (
     Suite("labels", "two groups and an adversary, every second task with 10 % of its labels", GROUPS, known=0.1,
           rows=1600, **_ODD),
 )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a table and its config."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suites", description=__doc__)
+    parser.add_argument("suite", choices=[suite.name for suite in SUITES])
+    parser.add_argument("-o", "--output-dir", type=Path, default=Path())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=80)
+    args = parser.parse_args(argv)
+    suite = next(suite for suite in SUITES if suite.name == args.suite)
+    settings = suite.settings(args.seed, args.epochs)
+    settings["data"]["train"] = f"{suite.name}.csv"
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    suite.table(args.seed).to_csv(args.output_dir / f"{suite.name}.csv", index=False)
+    text = yaml.safe_dump({"schema_version": 1, **settings}, sort_keys=False)
+    (args.output_dir / f"{suite.name}.yaml").write_text(f"# {suite.about}\n{text}", encoding="utf-8")
+    print(f"{suite.name}: {suite.about}; {suite.rows} rows, {len(suite.tasks)} tasks.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -213,6 +213,22 @@ def test_the_true_deltas_of_studies_are_those_of_very_many_data_sets(number):
 
 
 @pytest.mark.usefixtures("at_root")
+def test_a_suite_is_a_table_and_a_config_for_anybody(tmp_path):
+    import pandas as pd
+
+    from manyheads.config import load
+
+    module = importlib.import_module("benchmarks.suites")
+    assert module.main(["groups8", "-o", str(tmp_path), "--seed", "3", "--epochs", "5"]) == 0
+    suite = next(s for s in module.SUITES if s.name == "groups8")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "groups8.csv"), suite.table(3))
+    found, expected = load([tmp_path / "groups8.yaml"]), suite.spec(3, 5)
+    assert Path(found.data.train).name == "groups8.csv"
+    assert found.model == expected.model
+    assert found.tasks == expected.tasks
+    assert (found.optim, found.trainer, found.seed) == (expected.optim, expected.trainer, 3)
+
+
 def test_suites_are_what_they_say():
     suites = {s.name: s for s in importlib.import_module("benchmarks.suites").SUITES}
     assert list(suites) == ["groups4", "groups8", "groups16", "independent", "equal", "scales", "labels"]

@@ -357,7 +357,7 @@ def _efficiency(evidence: Evidence) -> list[tuple[str, ...]]:
     if study is None:
         return []
     return [
-        (name, number(e.skill, 3), _whole(e.updates), _whole(e.updates_single), number(e.seconds), number(e.seconds_single),
-         number(e.parameters), number(e.parameters_single))
+        (name, number(e.skill, 3), _whole(e.updates), _whole(e.updates_single), number(e.seconds),
+         number(e.seconds_single), number(e.parameters), number(e.parameters_single))
         for name, e in study.efficiency.items()
     ]  # fmt: skip
