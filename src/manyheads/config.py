@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from . import yaml12
 from .faults import ConfigError, DataError
 from .problems import of_tasks, of_validation, of_words
-from .spec import FILES, RunSpec, dumped, merged
+from .spec import AUTO, FILES, RunSpec, dumped, merged
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -91,7 +91,27 @@ def check(values: Mapping[str, Any], where: str = "the config") -> RunSpec:
     if problems or spec is None:
         many = f"{len(problems)} problems in {where}:\n  " if len(problems) > 1 else f"In {where}: "
         raise ConfigError(many + "\n  ".join(problems))
-    return spec
+    return _alone(spec)
+
+
+def _alone(spec: RunSpec) -> RunSpec:
+    """The same with one member, where the objective is for one net.
+
+    Raises:
+        ConfigError: several are asked for.
+    """
+    from .catalog import find
+    from .objectives import Objective
+
+    why = find(Objective, spec.optim.objective.name).alone  # type: ignore[type-abstract]
+    if not why or spec.model.members == 1:
+        return spec
+    if spec.model.members != AUTO:
+        raise ConfigError(
+            f"`model.members` should be 1 with the objective `{spec.optim.objective.name}`, since {why}. Found "
+            f"{spec.model.members}."
+        )
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
 
 
 def tasks_of(spec: RunSpec) -> list[Task]:

@@ -19,6 +19,7 @@ from ._version import __version__
 from .data.assemble import Dataset
 from .faults import DataError
 from .model import AnyModel, Ensemble
+from .objectives.metasgd import with_rates
 from .spec import ModelSpec, build_model, dumped, kept
 from .tasks import Task
 
@@ -106,6 +107,7 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> tuple[AnyModel, Model
         weights = load_file(folder / FILES[0])
         if any(v.dtype == torch.float64 for v in weights.values()):
             model.double()
+        with_rates(model, weights)
         model.load_state_dict(weights)
     except DataError:
         raise

@@ -26,6 +26,8 @@ class Objective(ABC):
 
     stackable: bool = False
     """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacked`)."""
+    alone: ClassVar[str] = ""
+    """Why a model of several members cannot be trained with it; empty where one can."""
     shape: Shape | None = None
     """What the episodes of a step look like, for an objective that learns from episodes; None where a step is rows."""
     search: ClassVar[Mapping[str, Range]] = {}

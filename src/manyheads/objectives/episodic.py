@@ -105,6 +105,7 @@ class Episodic(Objective):
     """
 
     search: ClassVar[Mapping[str, Range]] = {"inner_lr": log(1e-3, 0.5)}
+    alone: ClassVar[str] = "one net adapts to an episode"
     shape: Shape
     reaching: ClassVar[bool] = False
     """Whether it asks which parameters a task's error reaches."""

@@ -45,6 +45,15 @@ class MetaSGD(MAML):
         return found
 
 
+def with_rates(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a model that is to take up these weights the rates that are among them, if any are."""
+    found = {
+        name.removeprefix(RATES).replace("/", "."): w.clone() for name, w in weights.items() if name.startswith(RATES)
+    }
+    if found:
+        model.add_module(RATES.rstrip("."), Rates(found))
+
+
 class Rates(nn.Module):
     """One flat vector of rates per parameter.
 
