@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 from test_pages import ODD, browse, outside, words
 
+from manyheads.cli import main
 from manyheads.grouping import advised, best, dendrogram, gains_of
-from manyheads.report import render_evidence, write_evidence
+from manyheads.report import render_evidence, write, write_evidence
 from manyheads.report.charts import joins
 from manyheads.results import (
     Comparison,
@@ -21,6 +22,7 @@ from manyheads.results import (
     Method,
     MethodStudy,
     Relatedness,
+    Report,
     Score,
     Scores,
     TaskComparison,
@@ -310,6 +312,18 @@ def test_a_page_and_its_json_are_written_and_read_again(tmp_path):
     assert Evidence.model_validate_json((page.parent / "report.json").read_text(encoding="utf-8")) == PAGES["odd"]
     text = words(page.read_text(encoding="utf-8"))
     assert all(name in text for name in ODD)
+
+
+def test_the_command_report_draws_a_folder_of_evidence_again(tmp_path, capsys):
+    one, out = tmp_path / "one", tmp_path / "again.html"
+    write_evidence(PAGES["matrix"], one / "report.html")
+    assert main(["report", str(one), "-o", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == (one / "report.html").read_text(encoding="utf-8")
+    write(Report(title="a run"), tmp_path / "run" / "report.html")
+    assert main(["report", str(one), str(tmp_path / "run"), "-o", str(tmp_path / "both.html")]) == 3
+    assert "Found evidence in" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "run.html")]) == 0
+    assert "a run" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["whole", "odd"])

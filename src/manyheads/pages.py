@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from .door import settings_of
+from .faults import DataError
+from .files import write_atomically
 from .grouping import advised, dendrogram
-from .report import write_evidence
+from .report import render_evidence, write_evidence
 from .results import Evidence, GroupingStudy, Relatedness, TaskInfo, Tuned
 from .runfolder import environment, now
 from .spec import RunSpec
@@ -58,6 +62,32 @@ def write_page(
         warnings=tuple(warnings),
     )
     return write_evidence(evidence, output / "report.html")
+
+
+def redrawn(folders: Sequence[Path], output: Path) -> bool:
+    """Write the page of a folder of evidence once more; whether it is one, and not a run's.
+
+    Args:
+        folders: of which several cannot stand on one page.
+        output: the page's file.
+
+    Raises:
+        DataError: one of several is a folder of evidence.
+    """
+    found = {folder: evidence for folder in folders if (evidence := _kept(folder)) is not None}
+    if found and len(folders) > 1:
+        raise DataError(f"Pages of several should be of trained runs. Found evidence in `{next(iter(found))}`.")
+    for evidence in found.values():
+        write_atomically(output, render_evidence(evidence).encode("utf-8", "xmlcharrefreplace"))
+    return bool(found)
+
+
+def _kept(folder: Path) -> Evidence | None:
+    path = folder / "report.json" if folder.is_dir() else folder
+    try:
+        return Evidence.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
 
 
 def _rows(found: Relatedness) -> dict[str, dict[str, float | None]]:

@@ -425,16 +425,19 @@ def report(runs: Sequence[Path], output: Path, door: Door) -> dict[str, Any]:
         ConfigError: the page exists.
         DataError: a run has no report.
     """
+    from .pages import redrawn
     from .report import write_pages
 
     door.claim(output)
-    found = [read_report(run) for run in runs]
     if not output.parent.is_dir():
         raise DataError(
             f"`{output}` should be in a folder that exists. Found no folder `{output.parent}`; create it first."
         )
-    if len(found) > 1:
-        found = [r.model_copy(update={"title": f"{run.name}: {r.title}"}) for run, r in zip(runs, found, strict=True)]
-    write_pages(found, output)
+    if not redrawn(runs, output):
+        found = [read_report(run) for run in runs]
+        if len(found) > 1:
+            titled = zip(runs, found, strict=True)
+            found = [r.model_copy(update={"title": f"{run.name}: {r.title}"}) for run, r in titled]
+        write_pages(found, output)
     door.screen.say(f"Written: {output}")
     return {"report": str(output), "runs": [str(run) for run in runs]}
