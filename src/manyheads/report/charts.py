@@ -161,11 +161,11 @@ def scatter(
         f'<text class="title" x="{WIDE - RIGHT:g}" y="{bottom + 34:g}" text-anchor="end">{escape(side)}</text>'
     )
     for value, text in uprights:
-        x = across(value)
-        parts.append(f'<line class="against" x1="{x:.1f}" x2="{x:.1f}" y1="{top:g}" y2="{bottom:g}"/>')
-        anchor = "end" if x > WIDE / 2 else "start"
+        at = across(value)
+        parts.append(f'<line class="against" x1="{at:.1f}" x2="{at:.1f}" y1="{top:g}" y2="{bottom:g}"/>')
+        anchor = "end" if at > WIDE / 2 else "start"
         shift = -4 if anchor == "end" else 4
-        parts.append(f'<text x="{x + shift:.1f}" y="{bottom - 5:g}" text-anchor="{anchor}">{escape(text)}</text>')
+        parts.append(f'<text x="{at + shift:.1f}" y="{bottom - 5:g}" text-anchor="{anchor}">{escape(text)}</text>')
     for value, text in levels:
         y = up(value)
         parts.append(f'<line class="against" x1="{LEFT:g}" x2="{WIDE - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -217,7 +217,8 @@ def _curves(evidence: Evidence) -> tuple[list[Markup], str, list[tuple[str, str,
         return [], "", []
     tasks = list(found.comparisons[-1].tasks)
     methods = [m.name for m in found.comparisons[-1].methods][:4]
-    cards, rows = [], []
+    cards: list[Markup] = []
+    rows = []
     for task in tasks:
         metric = found.comparisons[-1].tasks[task].metric
         courses = []
@@ -337,7 +338,7 @@ def _standings(evidence: Evidence) -> list[tuple[str, bool, tuple[str, ...]]]:
     study = evidence.methods
     if study is None:
         return []
-    rows = []
+    rows: list[tuple[str, bool, tuple[str, ...]]] = []
     for name in dict.fromkeys([*study.ranks, *study.comparisons]):
         c = study.comparisons.get(name)
         counts = words.tally(c.tasks) if c is not None else {}
