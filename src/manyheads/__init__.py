@@ -12,6 +12,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import balance, objectives
+    from .compare.goals import Goal
+    from .compare.modules import compare_modules
     from .data import datasets
     from .data.sampler import Sampler
     from .faults import ConfigError, DataError, Fault
@@ -29,6 +31,7 @@ _WORDS = {
     "ConfigError": "faults",
     "DataError": "faults",
     "Fault": "faults",
+    "Goal": "compare.goals",
     "Learner": "learner",
     "Task": "tasks",
     "Binary": "tasks.classification",
@@ -44,13 +47,14 @@ _WORDS = {
     "Transcription": "tasks.speech",
     "Reconstruction": "tasks.speech",
     "Sampler": "data.sampler",
+    "compare_modules": "compare.modules",
 }
 _MODULES = {"balance": "balance", "datasets": "data.datasets", "objectives": "objectives"}
 
 __all__ = [
-    "Binary", "ConfigError", "Count", "DataError", "Detection", "Fault", "Learner", "Multiclass", "Multilabel",
+    "Binary", "ConfigError", "Count", "DataError", "Detection", "Fault", "Goal", "Learner", "Multiclass", "Multilabel",
     "Ordinal", "Reconstruction", "Regression", "Relation", "Sampler", "Segmentation", "Tagging", "Task",
-    "Transcription", "__version__", "balance", "datasets", "objectives",
+    "Transcription", "__version__", "balance", "compare_modules", "datasets", "objectives",
 ]  # fmt: skip
 
 

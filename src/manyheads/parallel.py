@@ -54,9 +54,7 @@ def run_over(
         ConfigError: an unknown backend.
         MissingExtra: the backend's package is not installed.
     """
-    word, _, address = backend.partition("=")
-    if word not in BACKENDS:
-        raise ConfigError(f"`backend` should be one of {', '.join(BACKENDS)}. Found `{word}`. {hint(word, BACKENDS)}")
+    word, _ = _word(backend)
     started, earlier = time.perf_counter(), 0.0
     keys = {} if ledger is None else {id(t): ledger.key(t) for t in trainings}
     left: list[Training] = []
@@ -82,28 +80,40 @@ def run_over(
             if ledger is not None:
                 _keep(ledger, keys, share, [_how(t) for t in share], time.perf_counter() - begun)
     elif left:
-        _divided(left, tell, n_jobs, word, address, ledger, keys)
+        _divided(left, tell, n_jobs, backend, ledger, keys)
     return time.perf_counter() - started + earlier
+
+
+def _word(backend: str) -> tuple[str, str]:
+    """(word, address) of a backend.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    word, _, address = backend.partition("=")
+    if word not in BACKENDS:
+        raise ConfigError(f"`backend` should be one of {', '.join(BACKENDS)}. Found `{word}`. {hint(word, BACKENDS)}")
+    return word, address
 
 
 def _divided(
     trainings: Sequence[Training],
     tell: Progress,
     n_jobs: int,
-    word: str,
-    address: str,
+    backend: str,
     ledger: Ledger | None,
     keys: dict[int, str],
 ) -> None:
     from joblib import Parallel, delayed
 
+    word, _ = _word(backend)
     shares = _shares(trainings, n_jobs)
     done, begun = 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         marks = Path(folder) / "marks"
         marks.touch()
         here = word in ("loky", "threading")
-        stack.enter_context(_workers(word, address, n_jobs))
+        stack.enter_context(workers(backend, n_jobs))
         if here:
             stack.enter_context(_watching(marks, tell, len(trainings)))
         order = "list" if ledger is None else "generator"
@@ -122,10 +132,20 @@ def _divided(
 
 
 @contextmanager
-def _workers(word: str, address: str, n_jobs: int) -> Iterator[None]:
-    """joblib's settings for a backend; a cluster that is made here ends here."""
+def workers(backend: str, n_jobs: int) -> Iterator[None]:
+    """joblib's settings for a backend; a cluster that is made here ends here.
+
+    Args:
+        backend: a word of `BACKENDS`, ``dask=ADDRESS`` too.
+        n_jobs: processes of a cluster that is made here.
+
+    Raises:
+        ConfigError: an unknown backend, or a scheduler that does not answer.
+        MissingExtra: the backend's package is not installed.
+    """
     from joblib import parallel_config
 
+    word, address = _word(backend)
     if word == "loky":
         with parallel_config("loky", inner_max_num_threads=1):
             yield
