@@ -112,7 +112,7 @@ def add_task(
     result = Added(
         task=task.name, kind=task.kind, way=word(type(way)), settings=_settings(way),
         labels=sum(r.counts()[task.name] for r in rows.values()), score=score, frozen=way.frozen,
-        identical=identical(was, whole, rows), kept=_scored(kept, old, was, members, whole),
+        identical=identical(was, whole, rows), kept=scored(kept, old, was, members, whole),
         unchecked=tuple(t for t in was.tasks if kept is None or t not in kept.tasks),
         seconds=time.perf_counter() - started,
     )  # fmt: skip
@@ -208,9 +208,16 @@ def _judged(task: Task, cases: Sequence[Case]) -> tuple[Task, Score | None]:
     return task, measure(task, result, task.metrics[:1], draws=1000, split="held-out rows")[0]
 
 
-def _scored(
+def scored(
     kept: Kept | None, old: Sequence[Model], was: AnyModel, members: Sequence[Model], whole: AnyModel
 ) -> tuple[KeptScore, ...]:
+    """Each other task before and after, on its own validation rows.
+
+    Args:
+        kept: those rows.
+        old, was: the members as they were, and the model of them.
+        members, whole: as they are.
+    """
     if kept is None:
         return ()
     before, after = kept.scores(old, was), kept.scores(members, whole)

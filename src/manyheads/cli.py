@@ -266,27 +266,44 @@ def add_task(
 @app.command("remove-task")
 def remove_task(
     run: Run, output: Folder, tasks: Annotated[str, typer.Option("--tasks", help="That go, with commas between.")],
-    trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
-    verbose: Verbose = False, threads: Threads = None,
+    trust: Trust = None, force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Take tasks from a trained model; the others' outputs stay the same, to the bit."""
-    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .later import remove
 
+    door = _door(as_json, quiet, verbose, force=force)
     _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, False, trust or ()))
 
 
 @app.command()
 def subset(
     run: Run, output: Folder, tasks: Annotated[str, typer.Option("--tasks", help="That stay, with commas between.")],
+    trust: Trust = None, force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """A model with some of a trained model's tasks, whose outputs stay the same, to the bit."""
+    from .later import remove
+
+    door = _door(as_json, quiet, verbose, force=force)
+    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, True, trust or ()))
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or models, of one start.")], output: Folder,
+    how: Annotated[str, typer.Option("--how", help="average, arithmetic, ties or dare.")] = "average",
+    scale: Annotated[float | None, typer.Option("--scale", help="Of what was learned since the start.")] = None,
+    density: Annotated[float | None, typer.Option("--density", help="Share of it that stays: ties, dare.")] = None,
+    base: Annotated[Path | None, typer.Option("--base", help="The model that all began as.")] = None,
+    tolerance: Annotated[float | None, typer.Option("--tolerance", min=0, help="How far a task may fall.")] = None,
     trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
     verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
-    """A model with some of a trained model's tasks, whose outputs stay the same, to the bit."""
+    """Several models of one start into one, with the heads of all; each task is scored before and after."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .later import remove
+    from .later import merge
 
-    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, True, trust or ()))
+    given = {k: v for k, v in (("scale", scale), ("density", density)) if v is not None}
+    _answer(as_json, lambda: merge(runs, output, door, how, given, base, tolerance, trust or ()))
 
 
 @app.command()

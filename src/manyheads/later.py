@@ -13,8 +13,10 @@ from rich import box
 from rich.table import Table
 
 from .adding import add_task as add
+from .adding import scored
 from .build import Prepared
 from .card import card
+from .catalog import hint, make
 from .config import override
 from .data import Taskset
 from .data.assemble import Dataset
@@ -24,11 +26,12 @@ from .files import write_atomically
 from .gates import MissedGateError
 from .grown import joined, members_of, shrink, with_only
 from .intake import of_file
+from .merge import fingerprint
 from .model import AnyModel
 from .modelfile import load, save
 from .oldrows import FILE, Kept, config_of, history, of_frame, of_model
 from .results import TaskInfo
-from .results.added import Added
+from .results.added import Added, Merged
 from .results.added import Kept as KeptScore
 from .runfolder import RunFolder
 from .spec import ModelSpec, Part
@@ -121,6 +124,8 @@ def add_task(
         return answer
     told = history(path)
     told["added"] = [*told["added"], {"task": name, "data": str(data.resolve()), "way": way}]
+    told["from"] = str(path.resolve())
+    told["start"] = fingerprint(members_of(opened.model, opened.spec, opened.layouts))
     notes = {"seed": seed, "added": result.model_dump(mode="json")}
     _write(output, door, found.model, found.spec, found.dataset, notes, told)
     return answer
@@ -146,8 +151,6 @@ def remove(
     known = list(opened.model.tasks)
     for name in names:
         if name not in known:
-            from .catalog import hint
-
             raise ConfigError(f"The model has no task `{name}`. {hint(name, known)}")
     stay = [t for t in known if (t in names) == keep]
     members, spec = shrink(members_of(opened.model, opened.spec, opened.layouts), opened.spec, opened.layouts, stay)
@@ -157,6 +160,87 @@ def remove(
         notes = {"seed": opened.notes.get("seed", 0)}
         _write(output, door, joined(members), spec, with_only(opened.dataset, stay), notes, history(path))
     return answer
+
+
+def merge(
+    paths: Sequence[Path], output: Path, door: Door, how: str = "average", settings: Mapping[str, Any] | None = None,
+    base: Path | None = None, tolerance: float | None = None, trust: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Several models of one start into one, and what each task lost by it.
+
+    Args:
+        paths: folders of runs, or model folders.
+        output: the folder.
+        how: a word of `manyheads.merge`.
+        settings: of it.
+        base: the model that all began as; by default the one that they were all made from.
+        tolerance: by how much a task's primary metric may fall on its validation rows; None for any.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        ConfigError, DataError: as their names say.
+        GateError: a task fell; nothing is written.
+    """
+    from .merge import Merging, Source, nearness
+    from .merge import merge as merged
+
+    for path in paths:
+        _free(path, output, door)
+    way: Merging = make(Merging, how, dict(settings or {}))  # type: ignore[type-abstract]
+    opened = [Opened.of(path, trust) for path in paths]
+    sources = [Source(str(o.path), o.model, o.spec, o.dataset) for o in opened]
+    begun = base if base is not None else _start_of(opened, door)
+    start = None if begun is None else Opened.of(begun, trust)
+    origin = None if start is None else Source(str(start.path), start.model, start.spec, start.dataset)
+    with door.hearing():
+        rows = [_kept(one, None, Part(name=how), door) for one in opened]
+        train = next((kept.train[0] for kept in rows if kept is not None and kept.train), None)
+        model, spec, dataset = merged(sources, way, origin, train)
+        members = members_of(model, spec, dataset.preprocess.layouts)
+        found: list[KeptScore] = []
+        for source, kept in zip(sources, rows, strict=True):
+            if kept is not None:
+                scores = scored(kept, source.members(), source.model, members, model)
+                found += [one.model_copy(update={"model": source.name}) for one in scores]
+    checked = {(k.model, k.task) for k in found}
+    result = Merged(
+        how=how, settings=dict(vars(way)), models=tuple(s.name for s in sources), kept=tuple(found),
+        start=None if origin is None else origin.name,
+        nearness={b.name: cosine for _, b, cosine in nearness(sources, origin)},
+        unchecked=tuple(f"{s.name}: {t}" for s in sources for t in s.model.tasks if (s.name, t) not in checked),
+    )  # fmt: skip
+    if found:
+        door.screen.show(kept_table("Tasks on their own validation rows", found, tolerance or 0.0))
+    answer = {"output": str(output), **result.model_dump(mode="json"), "tasks": list(model.tasks)}
+    if tolerance is not None and (fallen := result.fallen(tolerance)):
+        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
+        raise MissedGateError(
+            f"Gate not met: no task should fall by more than {tolerance:g}. Found that {listed}; nothing was written.",
+            answer,
+        )
+    if not door.dry_run:
+        told = [history(path) for path in paths]
+        added = {one["task"]: one for own in told for one in own["added"]}
+        runs = list(dict.fromkeys(run for own in told for run in own["runs"]))
+        notes = {"seed": opened[0].notes.get("seed", 0), "merged": result.model_dump(mode="json")}
+        _write(output, door, model, spec, dataset, notes, {"runs": runs, "added": list(added.values())})
+    return answer
+
+
+def _start_of(opened: Sequence[Opened], door: Door) -> Path | None:
+    """The model that all were made from, as their folders say; None where they do not, or it is gone or another."""
+    told = [history(one.path) for one in opened]
+    starts = {(own.get("from"), own.get("start")) for own in told}
+    if len(starts) != 1:
+        return None
+    ((path, print_),) = starts
+    if path is None or not Path(path).is_dir():
+        return None
+    found = Opened.of(Path(path))
+    if fingerprint(members_of(found.model, found.spec, found.layouts)) != print_:
+        door.warn(f"`{path}` should be the model that others were made from. Found that it has changed since.")
+        return None
+    return Path(path)
 
 
 # ---- what they share

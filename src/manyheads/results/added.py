@@ -53,3 +53,22 @@ class Added(Value):
     def fallen(self, tolerance: float = 0.0) -> tuple[Kept, ...]:
         """The tasks that got worse by more than this."""
         return tuple(k for k in self.kept if k.fell > tolerance)
+
+
+class Merged(Value):
+    """Several models that became one."""
+
+    how: str
+    settings: dict[str, object] = {}
+    models: tuple[str, ...]
+    start: str | None = None
+    """The model that all began as."""
+    nearness: dict[str, float] = {}
+    """Model -> the cosine of its trunk with the start's, or the first model's."""
+    kept: tuple[Kept, ...] = ()
+    """Each task of each model on its validation rows: by its own model, and by the merged one."""
+    unchecked: tuple[str, ...] = ()
+
+    def fallen(self, tolerance: float = 0.0) -> tuple[Kept, ...]:
+        """The tasks that got worse by more than this."""
+        return tuple(k for k in self.kept if k.fell > tolerance)
