@@ -101,12 +101,13 @@ def joins(found: Dendrogram) -> list[tuple[str, str, float]]:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a scatter: its place, the letters beside it, and its kind: plain, front, chosen."""
+    """A point of a scatter: its place, the letters beside it, whether it is on the front, and whether it was chosen."""
 
     x: float
     y: float
     key: str = ""
-    kind: str = "plain"
+    front: bool = False
+    chosen: bool = False
 
 
 def scatter(
@@ -116,7 +117,6 @@ def scatter(
     x_name: str,
     y_name: str,
     words: str,
-    front: bool = False,
     zero: bool = False,
     uprights: Sequence[tuple[float, str]] = (),
     levels: Sequence[tuple[float, str]] = (),
@@ -130,7 +130,6 @@ def scatter(
         x_name: what is across.
         y_name: what is upwards.
         words: the finding, for those who do not see it.
-        front: whether dots of the kind front are joined by steps.
         zero: whether both axes show 0 as a border.
         uprights: (value, words) of lines to set dots against, across.
         levels: (value, words) of such lines, upwards.
@@ -170,24 +169,17 @@ def scatter(
         y = up(value)
         parts.append(f'<line class="against" x1="{LEFT:g}" x2="{WIDE - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT + 4:g}" y="{y - 4:.1f}">{escape(text)}</text>')
-    if front:
-        own = sorted({(across(d.x), up(d.y)) for d in dots if d.kind in ("front", "chosen")})
-        path = "".join(f"{'L' if i else 'M'}{x:.1f} {own[i - 1][1] if i else y:.1f}L{x:.1f} {y:.1f}"
-                       for i, (x, y) in enumerate(own)) if len(own) > 1 else ""  # fmt: skip
-        parts.append(f'<path class="steps" d="{path}"/>')
-    order = {"plain": 0, "front": 1, "chosen": 2}
-    for dot in sorted(dots, key=lambda d: order.get(d.kind, 0)):
-        parts.append(_dot(across(dot.x), up(dot.y), dot.kind))
+    for dot in sorted(dots, key=lambda d: d.front + 2 * d.chosen):
+        parts.append(_dot(across(dot.x), up(dot.y), dot))
     parts += _keys([(across(d.x), up(d.y), d.key) for d in dots], top, bottom)
     return _card(name, "".join(parts), tall, words, rank)
 
 
-def _dot(x: float, y: float, kind: str) -> str:
-    if kind == "chosen":
-        return f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="8"/>{_dot(x, y, "front")}'
-    if kind == "front":
-        return f'<path class="dot front" d="M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>'
-    return f'<circle class="dot plain" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
+def _dot(x: float, y: float, dot: Dot) -> str:
+    ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="8.5"/>' if dot.chosen else ""
+    if dot.front:
+        return f'{ring}<path class="dot front" d="M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>'
+    return f'{ring}<circle class="dot plain" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
 
 
 def _keys(points: Sequence[tuple[float, float, str]], top: float, bottom: float) -> list[str]:

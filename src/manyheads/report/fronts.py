@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from manyheads.report import charts
 from manyheads.report.charts import Dot
-from manyheads.report.words import number, signed
+from manyheads.report.words import change, number
 from manyheads.results import Comparison, Evidence, TunedSide
 
 
@@ -41,9 +41,9 @@ def of_trials(evidence: Evidence) -> Front | None:
     many = len({s.name for s, _ in trials}) > 1
     for (side, trial, x, y), front in zip(there, best, strict=True):
         chosen = trial.number == side.best
-        kind = "chosen" if chosen else "front" if front else "plain"
         named = f"{side.name} {trial.number}" if many else f"trial {trial.number}"
-        dots.append(Dot(x, y, f"{trial.number}" if kind != "plain" else "", kind))
+        key = named.removeprefix("trial ") if front or chosen else ""
+        dots.append(Dot(x, y, key, front, chosen))
         rows.append((named, number(x), number(y), _standing(front, chosen)))
     alone = {side.task: value for side in tuned.sides if side.task in (a, b) and (value := _best(side)) is not None}
     words = (
@@ -51,7 +51,7 @@ def of_trials(evidence: Evidence) -> Front | None:
         "as good on both and better on one."
     )
     drawing = charts.scatter(
-        "trials of the search", dots, x_name=f"skill of {a}", y_name=f"skill of {b}", words=words, front=False,
+        "trials of the search", dots, x_name=f"skill of {a}", y_name=f"skill of {b}", words=words,
         uprights=[(alone[a], "alone")] if a in alone else (), levels=[(alone[b], "alone")] if b in alone else (),
     )  # fmt: skip
     return Front(drawing, tuple(rows), ("trial", a, b))
@@ -67,20 +67,16 @@ def of_methods(evidence: Evidence, comparisons: dict[str, Comparison]) -> Front 
     there = [(n, x, y) for n, d in deltas.items() if (x := d.get(a)) is not None and (y := d.get(b)) is not None]
     there.append(("single", 0.0, 0.0))
     best = _undominated([(x, y) for _, x, y in there])
-    chosen = None if evidence.study is None else evidence.study.choice
-    dots = [
-        Dot(100 * x, 100 * y, name, "chosen" if name == chosen else "front" if front else "plain")
-        for (name, x, y), front in zip(there, best, strict=True)
-    ]
-    rows = [
-        (name, signed(100 * x, 1, " %"), signed(100 * y, 1, " %"), _standing(front, name == chosen))
-        for (name, x, y), front in zip(there, best, strict=True)
-    ]
+    chosen = next((one.choice for one in (evidence.study, evidence.methods) if one is not None), None)
+    absolute = {t: any(c.tasks[t].absolute for c in comparisons.values() if t in c.tasks) for t in pair}
+    dots, rows = [], []
+    for (name, x, y), front in zip(there, best, strict=True):
+        dots.append(Dot(100 * x, 100 * y, name, front, name == chosen))
+        rows.append((name, change(x, absolute[a]), change(y, absolute[b]), _standing(front, name == chosen)))
     on = ", ".join(name for (name, _, _), front in zip(there, best, strict=True) if front)
     words = f"Change of {a} and of {b} against single-task models by {len(there)} methods; on the front: {on}."
-    drawing = charts.scatter(
-        "methods", dots, x_name=f"change of {a}, %", y_name=f"change of {b}, %", words=words, zero=True
-    )
+    x_name, y_name = (f"change of {t}, {'hundredths' if absolute[t] else '%'}" for t in pair)
+    drawing = charts.scatter("methods", dots, x_name=x_name, y_name=y_name, words=words, zero=True)
     return Front(drawing, tuple(rows), ("method", a, b))
 
 

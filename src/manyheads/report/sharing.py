@@ -195,7 +195,7 @@ def _groups(name: str, evidence: Evidence) -> Groups:
         promise, real = grouping.gains.get(task), came.get(task)
         rows.append((task, signs, signed(promise, places), change(real, absolute.get(task, False))))
         if promise is not None and real is not None:
-            dots.append(Dot(promise, 100 * real, str(n), "front"))
+            dots.append(Dot(promise, 100 * real, str(n), front=True))
             keys.append(f"{n} {task}")
     rho = study.agreement.get(name)
     said = f"Predicted against realised gain of {len(dots)} tasks; rank correlation {number(rho, 2)}."
