@@ -64,6 +64,8 @@ class LowRank(Sharing):
         if rank < 0:
             raise ValueError(f"`rank` should be 0 or more. Found {rank}.")
         self.rank, self.alpha = rank, alpha
+        self.by_itself = changed is not None
+        """Whether tasks are computed one by one outside training, so that a further one changes no bit of the others."""
         self.changed = tuple(t for t in self.tasks if rank and (changed is None or t in changed))
         self.lower, copies = parted(encoder, ("",), from_stage)
         self.upper = nn.Sequential(*(c[""] for c in copies))
@@ -110,7 +112,7 @@ class LowRank(Sharing):
 
     def _changed(self, z: Features, tasks: Sequence[str]) -> Features:
         weights = self.weights(tasks)
-        if len(tasks) > 1 and self.batchable:
+        if len(tasks) > 1 and self.batchable and (self.training or not self.by_itself):
             return side_by_side(self.upper, weights, z, own_input=False)
         each = [{name: w[i] for name, w in weights.items()} for i in range(len(tasks))]
         return stack([functional_call(self.upper, w, (z,)) for w in each])
