@@ -20,6 +20,7 @@ from .door import Door, comparison_json, settings_of
 from .faults import ConfigError
 from .files import write_atomically
 from .ledger import Ledger
+from .parallel import cluster
 from .report import write_evidence
 from .report.words import number
 from .results import Comparison, Evidence, Fractions, MethodStudy, Tuned
@@ -134,7 +135,7 @@ def _studied(
         "backend": asked.backend or "loky",
         "ledger": Ledger(output / RUNS),
     }
-    with door.screen.progress() as progress:
+    with cluster(how["backend"], how["n_jobs"]), door.screen.progress() as progress:
         study = compare_methods(ready.spec, ready.tasks, ready.intake.tables, progress=progress, **how)
         _write(output / FILE, study)
         if not asked.shares:

@@ -145,7 +145,7 @@ def workers(backend: str, n_jobs: int) -> Iterator[None]:
     """
     from joblib import parallel_config
 
-    word, address = _word(backend)
+    word, _ = _word(backend)
     if word == "loky":
         with parallel_config("loky", inner_max_num_threads=1):
             yield
@@ -170,26 +170,47 @@ def workers(backend: str, n_jobs: int) -> Iterator[None]:
         with parallel_config("ray"):
             yield
         return
+    with cluster(backend, n_jobs), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        with parallel_config("dask"):
+            yield
+
+
+@contextmanager
+def cluster(backend: str, n_jobs: int) -> Iterator[None]:
+    """For dask, the client that there is, or one for as long as this lasts, so that several calls share a cluster.
+
+    Args:
+        backend, n_jobs: as in `workers`; nothing is done for other backends.
+
+    Raises:
+        ConfigError: the scheduler does not answer.
+        MissingExtra: dask is not installed.
+    """
+    word, address = _word(backend)
+    if word != "dask":
+        yield
+        return
     try:
         from distributed import Client, default_client
     except ImportError:
         raise MissingExtra("`--backend dask`", "cluster") from None
-    with ExitStack() as stack, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sending large graph")
-        try:
-            if address:
-                stack.enter_context(Client(address))
-            else:
-                default_client()
-        except ValueError:  # there is none
-            made = Client(n_workers=max(n_jobs, 1), threads_per_worker=1, dashboard_address=None)
-            stack.enter_context(made)
-        except OSError as error:
-            raise ConfigError(
-                f"`--backend dask={address}` should name a scheduler that answers. Found that it does not: {error}."
-            ) from None
-        with parallel_config("dask"):
-            yield
+    try:
+        there = default_client().scheduler.address
+    except ValueError:  # there is none
+        there = None
+    if there is not None and address in ("", there):
+        yield
+        return
+    how: dict[str, Any] = {"n_workers": max(n_jobs, 1), "threads_per_worker": 1, "dashboard_address": None}
+    try:
+        client = Client(address) if address else Client(**how)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"`--backend dask={address}` should name a scheduler that answers. Found that it does not: {error}."
+        ) from None
+    with client:
+        yield
 
 
 def _shares(trainings: Sequence[Training], n_jobs: int) -> list[list[Training]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import baselines
 from ..ledger import Ledger
+from ..parallel import cluster
 from ..results import MethodStudy
 from ..spec import RunSpec
 from ..tasks import Task
@@ -78,7 +79,8 @@ def compare_methods(
         simple=simple,
         alone_with=own,
     )
-    study.train(n_jobs, progress, backend=backend, ledger=ledger)
+    with cluster(backend, n_jobs):
+        study.train(n_jobs, progress, backend=backend, ledger=ledger)
     return result(study, n_jobs, progress, ledger)
 
 
