@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -86,15 +87,15 @@ def running(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def settled(model: nn.Module, norm: str | None) -> Iterator[None]:
+def settled(model: nn.Module, norm: str | None, second_order: bool = False) -> Iterator[None]:
     """A model whose forward pass can be mapped and differentiated twice, and writes to no buffer.
 
-    Attention is computed by plain products, for which alone there is a second derivative. Layers that norm are computed
-    by sums and products: the second derivatives of torch's own are wrong under `vmap` (by 0.5 % to 5 % of the largest
-    gradient, without a word; torch 2.13).
+    Attention is computed by plain products, for which alone there is a second derivative.
 
     Args:
         norm: one of `NORMS`, for layers that keep running statistics.
+        second_order: layers that norm are computed by sums and products, which costs more: the second derivatives of
+            torch's own are wrong under `vmap` (by 0.5 % to 5 % of the largest gradient, without a word; torch 2.13).
 
     Raises:
         ConfigError: it has such layers and nobody said what they should do.
@@ -108,8 +109,10 @@ def settled(model: nn.Module, norm: str | None) -> Iterator[None]:
     plain: list[Any] = [m for m in model.modules() if isinstance(m, nn.LayerNorm | nn.modules.batchnorm._NormBase)]
     try:
         for layer in plain:
-            own = layer_norm if isinstance(layer, nn.LayerNorm) else partial(channel_norm, frozen=norm == "frozen")
-            layer.forward = partial(own, layer)
+            if not isinstance(layer, nn.LayerNorm):
+                layer.forward = partial(channel_norm, layer, frozen=norm == "frozen", plain=second_order)
+            elif second_order:
+                layer.forward = partial(layer_norm, layer)  # type: ignore[method-assign]
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
@@ -125,20 +128,26 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
     return y if layer.bias is None else y + layer.bias
 
 
-def channel_norm(layer: Any, x: Tensor, frozen: bool = False) -> Tensor:
-    """What a `torch.nn.BatchNorm` or `torch.nn.InstanceNorm` does, by sums and products.
+def channel_norm(layer: Any, x: Tensor, frozen: bool = False, plain: bool = True) -> Tensor:
+    """What a `torch.nn.BatchNorm` or `torch.nn.InstanceNorm` does, and nothing that it remembers.
 
     Shape:
         (batch, channels, ...) -> the same.
 
     Args:
-        frozen: by the running statistics, where it keeps any; else by those of x, which are remembered nowhere.
+        frozen: by the running statistics, where it keeps any; else by those of x.
+        plain: by sums and products.
     """
+    apart = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+    mean, variance = (layer.running_mean, layer.running_var) if frozen else (None, None)
+    if not plain and apart:
+        return F.instance_norm(x, mean, variance, layer.weight, layer.bias, mean is None, 0.0, layer.eps)
+    if not plain:
+        return F.batch_norm(x, mean, variance, layer.weight, layer.bias, mean is None, 0.0, layer.eps)
     each = (-1, *(1 for _ in x.shape[2:]))
-    if frozen and layer.running_mean is not None:
-        y = _normed(x, layer.running_mean.view(each), layer.running_var.view(each), layer.eps)
+    if mean is not None:
+        y = _normed(x, mean.view(each), variance.view(each), layer.eps)
     else:
-        apart = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
         axes = tuple(range(2, x.dim())) if apart else (0, *range(2, x.dim()))
         y = _normed(x, x.mean(axes, keepdim=True), x.var(axes, correction=0, keepdim=True), layer.eps)
     return y if layer.weight is None else y * layer.weight.view(each) + layer.bias.view(each)

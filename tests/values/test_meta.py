@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,22 @@ def test_side_by_side_is_one_after_the_other(word):
         torch.testing.assert_close(value, found[1][name], rtol=1e-10, atol=1e-13)
 
 
+def test_an_unknown_label_teaches_nothing():
+    """Rows without a label, in support and query, are as rows that are not there."""
+    model, (batch, parts) = tanh_net(), episodes()
+    part = batch["t"]
+    (block,) = part.blocks
+    position = torch.arange(11).repeat(4)
+    known = (position != 0) & (position != 8)
+    wild = block.target.masked_fill(~known, 1e6)
+    found = gradient(make("maml", inner_steps=2), model, Batch({"t": replace(
+        part, blocks=(Block(("y",), wild, known),)
+    )}))  # fmt: skip
+    fewer = [(x[1:], y[1:], qx[[0, 1, 3, 4]], qy[[0, 1, 3, 4]]) for x, y, qx, qy in parts]
+    for name, value in by_hand(model, fewer, 2, second=True).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)
+
+
 def test_episodes_of_unequal_length_are_groups_of_one_shape():
     model, (long, _), (short, _) = tanh_net(), episodes(3, 6, 5), episodes(2, 2, 4, seed=1)
     objective = make("maml", inner_steps=2)
@@ -307,13 +324,14 @@ NORMING = {
 }
 
 
+@pytest.mark.parametrize("word", ["maml", "fomaml"])
 @pytest.mark.parametrize("kind", NORMING)
-def test_layers_that_norm_have_a_right_second_order_side_by_side(kind):
+def test_layers_that_norm_have_a_right_second_order_side_by_side(kind, word):
     """Of torch's own layers it is wrong under `vmap`, save those that norm by groups."""
     model = Net(nn.Sequential(nn.Linear(3, 6), *NORMING[kind](), nn.Tanh(), nn.Linear(6, 1)))
     batch, parts = episodes()
-    expected = by_hand(model, parts, 2, second=True)
-    found = gradient(make("maml", inner_steps=2, norm="batch"), model, batch)
+    expected = by_hand(model, parts, 2, second=word == "maml")
+    found = gradient(make(word, inner_steps=2, norm="batch"), model, batch)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-10)
 
@@ -345,11 +363,22 @@ def test_no_buffer_moves_and_the_model_stays_as_it_is(word, norm):
 
 def test_a_batch_norms_each_episode_by_its_own_rows():
     model, (batch, parts) = with_norm(), episodes()
-    found = make("maml", norm="batch", inner_steps=0)(model, batch)["y"]
+    found, first = (make(word, norm="batch", inner_steps=0)(model, batch)["y"] for word in ("maml", "fomaml"))
     layer = model.body[2]
     layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
     expected = torch.stack([(model({"x": x})["y"][:, 0] - y).square().mean() for _, _, x, y in parts]).mean()
     torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(first, expected)
+
+
+def test_frozen_statistics_are_those_that_evaluation_uses():
+    model, (batch, parts) = with_norm(), episodes()
+    model.body[2].running_mean.normal_()
+    found = [make(word, norm="frozen", inner_steps=0)(model, batch)["y"] for word in ("maml", "fomaml")]
+    model.eval()
+    expected = torch.stack([(model({"x": x})["y"][:, 0] - y).square().mean() for _, _, x, y in parts]).mean()
+    for value in found:
+        torch.testing.assert_close(value, expected)
 
 
 # -- prototypes
@@ -479,5 +508,8 @@ def test_the_error_is_that_of_the_task():
         found, total = mean_error(task, output, target, known, weight)
         torch.testing.assert_close(found, task.mean_loss(output, target, known, weight))
         torch.testing.assert_close(total, (known * weight).sum())
+        found, total = mean_error(task, output, target)
+        torch.testing.assert_close(found, task.mean_loss(output, target, known | True))
+        assert float(total) == n
         none, total = mean_error(task, output, target, known & False)
         assert float(none) == float(total) == 0

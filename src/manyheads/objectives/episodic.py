@@ -26,7 +26,7 @@ from ..tasks import Task
 from . import Objective, at_full_width
 
 Rows = tuple[dict[str, Any], dict[str, tuple[Any, ...]]]
-"""(inputs by kind, {task: (target, known) or (target, known, weight)})."""
+"""(inputs by kind, {task: (target,) where every label is known, (target, known) or (target, known, weight)})."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,11 @@ class Group:
             found = pick(values, which.flatten())
             return found.unflatten(0, which.shape) if which.dim() > 1 else found
 
-        labels = {t: tuple(laid(v) for v in self.part.labels(t) if v is not None) for t in self.tasks}
+        labels = {}
+        for task in self.tasks:
+            target, known, weight = self.part.labels(task)
+            every = weight is None and isinstance(known, Tensor) and bool(known.all())
+            labels[task] = tuple(laid(v) for v in ((target,) if every else (target, known, weight)) if v is not None)
         return {k: laid(v) for k, v in self.part.inputs.items()}, labels
 
     def each(self) -> Iterator[Group]:
@@ -85,6 +89,13 @@ def groups_of(table: str, part: Taskset) -> list[Group]:
         for task in part.tasks:
             own = part.labels(task)[1]
             known[task] = own.flatten(1).any(1) if own.dim() > 1 else own
+    if not known and part.tasks and len(set(sizes)) == 1:  # as episodes mostly are: of one shape
+        rows = order.unflatten(0, (-1, sizes[0]))
+        first = part.support[rows]
+        counts = first.sum(1)
+        if bool((counts == counts[0]).all()) and int(counts[0]) < sizes[0]:
+            each = (len(rows), -1)
+            return [Group(table, part.tasks, part, rows[first].unflatten(0, each), rows[~first].unflatten(0, each))]
     for rows in order.split(sizes):
         first = part.support[rows]
         halves = rows[first], rows[~first]
@@ -107,6 +118,8 @@ class Episodic(Objective):
     search: ClassVar[Mapping[str, Range]] = {"inner_lr": log(1e-3, 0.5)}
     alone: ClassVar[str] = "one net adapts to an episode"
     shape: Shape
+    first_order: ClassVar[bool] = True
+    """Whether the gradient leaves out how inner steps change with the start."""
     reaching: ClassVar[bool] = False
     """Whether it asks which parameters a task's error reaches."""
 
@@ -145,7 +158,7 @@ class Episodic(Objective):
         tasks: Mapping[str, Task] = self.tasks if self.tasks is not None else model.tasks  # type: ignore[assignment]
         means: dict[str, list[Tensor]] = {}
         counts: dict[str, list[Tensor]] = {}
-        with settled(model, self.norm):
+        with settled(model, self.norm, not self.first_order):
             for table, part in batch.items():
                 for group in groups_of(table, part):
                     for task, (mean, count) in self._group(Net(model, tasks, group, self.shape.ways), group).items():
@@ -275,7 +288,8 @@ class Episodic(Objective):
                     net, query = Net(own, tasks, one, self.shape.ways), one.rows(one.query)
                     found = self.answers(net, net.weights(), one.rows(one.support), query)
                     for task, output in found.items():
-                        target, known = query[1][task][:2]
+                        target = query[1][task][0]  # classes are drawn from rows that have one
+                        known = torch.ones_like(target, dtype=torch.bool)
                         missing = max(len(tasks[task].parts) - output.shape[-1], 0)
                         padded = nn.functional.pad(output, (0, missing), value=-1e4)
                         parts.setdefault(task, []).append(Result(padded, target, known, {}))
@@ -379,10 +393,18 @@ class _Features(nn.Module):
 
 
 def mean_error(
-    task: Task, output: Any, target: Any, known: Tensor, weight: Tensor | None = None
+    task: Task, output: Any, target: Any, known: Tensor | None = None, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(sum(w e) / sum(w), sum(w)) over the known labels, as `Task.mean_loss` has it; 0 where none is known."""
+    """(sum(w e) / sum(w), sum(w)) over the known labels, as `Task.mean_loss` has it; 0 where none is known.
+
+    Args:
+        known: None where every label is.
+    """
     output, target = at_full_width(output, target)
+    if known is None:
+        errors, sizes = task.errors(output, target), task.sizes(target)
+        total = errors.new_tensor(errors.numel()) if sizes is None else sizes.to(errors.dtype).sum()
+        return (errors.mean(), total) if sizes is None else (errors.sum() / total, total)
     errors = task.errors(task.blanked(output, known), target)
     full = known.to(errors.dtype) if weight is None else known * weight.to(errors.dtype)
     sizes = task.sizes(target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,8 +32,7 @@ class MAML(Episodic):
         Finn, Abbeel, Levine: Model-agnostic meta-learning for fast adaptation of deep networks, 2017.
     """
 
-    first_order: ClassVar[bool] = False
-    """Whether the gradient leaves out how the inner steps change with the start."""
+    first_order = False
 
     def __init__(
         self,
