@@ -65,7 +65,7 @@ class LowRank(Sharing):
             raise ValueError(f"`rank` should be 0 or more. Found {rank}.")
         self.rank, self.alpha = rank, alpha
         self.by_itself = changed is not None
-        """Whether tasks are computed one by one outside training, so that a further one changes no bit of the others."""
+        """Whether tasks are computed one by one outside training, so that a further one changes none of their bits."""
         self.changed = tuple(t for t in self.tasks if rank and (changed is None or t in changed))
         self.lower, copies = parted(encoder, ("",), from_stage)
         self.upper = nn.Sequential(*(c[""] for c in copies))
