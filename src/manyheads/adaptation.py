@@ -145,7 +145,7 @@ def channel_norm(layer: Any, x: Tensor, frozen: bool = False, plain: bool = True
     if not plain:
         return F.batch_norm(x, mean, variance, layer.weight, layer.bias, mean is None, 0.0, layer.eps)
     each = (-1, *(1 for _ in x.shape[2:]))
-    if mean is not None:
+    if mean is not None and variance is not None:
         y = _normed(x, mean.view(each), variance.view(each), layer.eps)
     else:
         axes = tuple(range(2, x.dim())) if apart else (0, *range(2, x.dim()))
