@@ -397,11 +397,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for word in ("maml", "fomaml", "reptile", "anil", "metasgd", "joint")
     }
     if there:
-        few, many = (1, 2) if quick else (600, 200)
+        few, many = (1, 2) if quick else (400, 200)
         cells["nearest"] = lambda: few_shot("nearest", 5, 1, 0, many)
         cells["proto"] = lambda: few_shot("proto", 20, 2, few, many)
         cells["maml-conv"] = lambda: few_shot("maml", 5, 1, few if quick else 3000, many)
-        cells["school"] = lambda: school(20, 2, GRID[:2]) if quick else school(4000, 20)
+        cells["school"] = lambda: school(20, 2, GRID[:2]) if quick else school(2000, 20)
     cache: dict[str, Any] = json.loads(given.cache.read_text()) if given.cache and given.cache.exists() else {}
     wanted = given.only.split(",") if given.only else [*cells, "speed"]
     for word, cell in cells.items():

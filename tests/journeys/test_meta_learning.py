@@ -68,6 +68,33 @@ def test_a_trained_model_adapts_to_a_school(there, monkeypatch, capsys):
     assert errors[1] < errors[0] / 2
 
 
+@pytest.mark.parametrize("word", ["proto", "maml"])
+def test_few_classes_at_a_time(tmp_path, monkeypatch, capsys, word):
+    """Episodes of five of twelve classes; prototypes of a few rows then serve as the head for all of them."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    kind = np.repeat(np.arange(12), 40)
+    x = rng.normal(size=(12, 4))[kind] * 2 + rng.normal(size=(len(kind), 4))
+    pd.DataFrame(x, columns=list("abcd")).assign(kind=[f"k{k:02}" for k in kind]).to_csv("kinds.csv", index=False)
+    text = "schema_version: 1\ndata: {train: kinds.csv, split: {sizes: [0.5, 0.3, 0.2]}}\n"
+    text += "tasks: {kind: {type: multiclass, metrics: [accuracy]}}\nmodel: {encoder: {name: tabular, d_hidden: 16}}\n"
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    objective = [f"optim.objective.name={word}", "optim.objective.ways=5", "optim.objective.support=3"]
+    objective += ["optim.objective.query=5", "optim.objective.episodes=2"]
+    objective += ["optim.objective.inner_steps=3", "optim.objective.inner_lr=0.3"] if word == "maml" else []
+    assert main(["train", "-c", "run.yaml", "-o", "run", *objective, "trainer.max_epochs=15"]) == 0
+    values = pd.read_csv("run/metrics.csv").query("split == 'valid' and metric == 'accuracy'")["value"]
+    assert values.max() > (0.6 if word == "proto" else 0.4)  # a guess is right in 0.2
+    if word == "maml":
+        return
+    model, _, dataset, _ = modelfile.load("run/model")
+    (rows,) = dataset.tasksets({"table": pd.read_csv("kinds.csv")}).values()
+    few = rows.known_rows("kind")[::8]
+    own = objectives.Proto().fit(model, rows.take(few))
+    right = run(own, rows, ["kind"])["kind"].argmax(1) == rows.labels("kind")[0]
+    assert right.double().mean() > 0.4  # of twelve
+
+
 def test_what_is_refused(there, monkeypatch, capsys):
     monkeypatch.chdir(there)
     assert main(["train", "-c", "run.yaml", "-o", "no", "optim.objective=maml", "model.members=4"]) == 2

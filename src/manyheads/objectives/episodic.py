@@ -274,7 +274,7 @@ class Episodic(Objective):
     def answers(self, net: Net, weights: Mapping[str, Tensor], support: Rows, query: Rows) -> dict[str, Tensor]:
         """{task: output} for query rows, after adapting to support rows; runs under `vmap`."""
         outputs = net.outputs(self.adapted(net, weights, support), query[0])
-        return {t: outputs[t] for t in net.names}
+        return {t: net.cut(outputs[t]) for t in net.names}
 
     def _few_shot(self, model: nn.Module, valid: Mapping[str, Taskset]) -> dict[str, Result]:
         """Episodes of few classes from validation rows, the same at each call."""
@@ -373,9 +373,10 @@ class Net:
         """{task: (mean error of the known labels, their weight)}; no value is asked for, so that it can be mapped."""
         x, labels = rows
         outputs = self.outputs(weights, x)
-        return {t: mean_error(task, self._cut(outputs[t]), *labels[t]) for t, task in self.tasks.items()}
+        return {t: mean_error(task, self.cut(outputs[t]), *labels[t]) for t, task in self.tasks.items()}
 
-    def _cut(self, output: Any) -> Any:
+    def cut(self, output: Any) -> Any:
+        """The units of an output that count."""
         return output if self.ways is None else output[..., : self.ways]
 
     def total(self, weights: Mapping[str, Tensor], rows: Rows) -> Tensor:
