@@ -21,7 +21,7 @@ FLOORS = (
     "evaluate adaptation objectives penalised modelfile problems config gates",
     "distributed optim callback train beside stackedgradients directions alike stacked ledger parallel members build "
     "sieve intake export serve",
-    "baselines compare ofgroup groups affinity readings related transfer grown oldrows adding merge tune report",
+    "baselines compare ofgroup groups affinity readings related transfer grown oldrows adding curve merge tune report",
     "card runfolder display door pages apply examples runs comparing later relate divide tuning starter doctor "
     "learner estimator cli __main__",
 )

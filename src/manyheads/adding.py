@@ -90,19 +90,11 @@ def add_task(
             "be there. Found none; give them (--old-data), or use `probe` or `lowrank`, which move nothing, or "
             "`distill`, which does without."
         )
-    dtype = next(model.parameters()).dtype
-    task, grown_set, rows = encoded(dataset, task, frame, dtype)
-    layouts = dataset.preprocess.layouts
-    old = members_of(model, spec, layouts)
+    task, grown_set, rows, cases = learned(
+        model, spec, dataset, task, frame, way, kept=kept, optim=optim, trainer=trainer, batch=batch, seed=seed
+    )
+    old, members = [case.old for case in cases], [case.model for case in cases]
     spec = way.spec(spec, task.name)
-    members, fresh = grow(old, spec, layouts, task, seed)
-    cases = [
-        _case(old[m], members[m], task, fresh, rows, kept, way, m, len(old), seed, batch, optim, trainer)
-        for m in range(len(old))
-    ]
-    for case in cases:
-        way.fit(case)
-        case.model.cpu().eval()
     task, score = _judged(task, cases)
     for one in members:
         one.tasks[task.name] = task
@@ -117,6 +109,30 @@ def add_task(
         seconds=time.perf_counter() - started,
     )  # fmt: skip
     return Grown(whole, spec, dataset, result)
+
+
+def learned(
+    model: AnyModel, spec: ModelSpec, dataset: Dataset, task: Task, frame: pd.DataFrame, way: Way, *,
+    kept: Kept | None = None, optim: OptimSpec | None = None, trainer: TrainerSpec | None = None,
+    batch: int | None = None, seed: int = 0,
+) -> tuple[Task, Dataset, dict[str, Taskset], list[Case]]:  # fmt: skip
+    """(the fitted task, the dataset with it, source -> the rows that label it, each member after it learned).
+
+    Args:
+        model, spec, dataset, task, frame, way, kept, optim, trainer, batch, seed: as for `add_task`.
+    """
+    task, grown, rows = encoded(dataset, task, frame, next(model.parameters()).dtype)
+    layouts = dataset.preprocess.layouts
+    old = members_of(model, spec, layouts)
+    members, fresh = grow(old, way.spec(spec, task.name), layouts, task, seed)
+    cases = [
+        case_of(old[m], members[m], task, fresh, rows, kept, way, m, len(old), seed, batch, optim, trainer)
+        for m in range(len(old))
+    ]
+    for case in cases:
+        way.fit(case)
+        case.model.cpu().eval()
+    return task, grown, rows, cases
 
 
 def _way(part: Part) -> Way:
@@ -170,10 +186,11 @@ def encoded(
     return task, grown, {s: r.take(r.known_rows(task.name)) for s, r in rows.items()}
 
 
-def _case(
+def case_of(
     old: Model, model: Model, task: Task, fresh: frozenset[str], rows: Mapping[str, Taskset], kept: Kept | None,
     way: Way, m: int, n: int, seed: int, batch: int | None, optim: OptimSpec | None, trainer: TrainerSpec | None,
 ) -> Case:  # fmt: skip
+    """What member m of n is to learn: all new rows but its own fold, and old ones where the way replays them."""
     ((source, own),) = rows.items()
     held, learned = torch.empty(0, dtype=torch.long), torch.arange(len(own))
     if len(own) > 1:

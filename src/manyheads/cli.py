@@ -252,6 +252,7 @@ def add_task(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting of the way.")] = None,
     old_data: Annotated[Path | None, typer.Option("--old-data", help="Rows that label the other tasks.")] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="How far another task may fall.")] = 0.0,
+    curve: Annotated[str | None, typer.Option("--curve", help="Numbers of labels to compare at: 10,30,100.")] = None,
     seed: Seed = None, trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False,
     quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
@@ -259,7 +260,7 @@ def add_task(
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .later import add_task
 
-    named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or ())
+    named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or (), _words(curve) or ())
     _answer(as_json, lambda: add_task(run, data, output, door, *named))
 
 

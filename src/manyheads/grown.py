@@ -193,7 +193,7 @@ def shrink(
             f"A task should be taken from a model whose tasks do not depend on each other. Found "
             f"`{spec.sharing.name}`, where others are made from its weights; ask for fewer tasks when predicting."
         )
-    settings = _without(spec.sharing.settings, set(tasks) - set(names))
+    settings = without(spec.sharing.settings, set(tasks) - set(names))
     spec = spec.model_copy(update={"sharing": Part.of({"name": spec.sharing.name} | settings)})
     found = []
     for one in old:
@@ -209,12 +209,12 @@ def shrink(
     return found, spec
 
 
-def _without(value: Any, gone: set[str]) -> Any:
+def without(value: Any, gone: set[str]) -> Any:
     """A setting without some tasks, as keys and in lists."""
     if isinstance(value, Mapping):
-        return {k: _without(v, gone) for k, v in value.items() if k not in gone}
+        return {k: without(v, gone) for k, v in value.items() if k not in gone}
     if isinstance(value, list | tuple):
-        return [_without(v, gone) for v in value if not (isinstance(v, str) and v in gone)]
+        return [without(v, gone) for v in value if not (isinstance(v, str) and v in gone)]
     return value
 
 

@@ -31,11 +31,13 @@ from .model import AnyModel
 from .modelfile import load, save
 from .oldrows import FILE, Kept, config_of, history, of_frame, of_model
 from .results import TaskInfo
-from .results.added import Added, Merged
+from .results.added import Added, Merged, TransferCurve
 from .results.added import Kept as KeptScore
 from .runfolder import RunFolder
 from .spec import ModelSpec, Part
 from .tasks import Task
+
+CURVE = "curve.json"
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Opened:
 def add_task(
     path: Path, data: Path, output: Path, door: Door, name: str, kind: str, target: str | None = None,
     way: str = "probe", settings: Sequence[str] = (), old_data: Path | None = None, tolerance: float = 0.0,
-    seed: int | None = None, trust: Sequence[str] = (),
+    seed: int | None = None, trust: Sequence[str] = (), curve: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """A trained model with a task more, into a folder of its own.
 
@@ -92,6 +94,7 @@ def add_task(
         tolerance: by how much another task's primary metric may fall on its own validation rows.
         seed: of what is new; the run's by default.
         trust: modules from which classes may be imported.
+        curve: numbers of labels at which the way, and `probe`, are set beside a start from scratch.
 
     Raises:
         ConfigError, DataError: as their names say.
@@ -108,10 +111,24 @@ def add_task(
         more: dict[str, Any] = {} if config is None else {"optim": config.optim, "trainer": config.trainer}
         seed = seed if seed is not None else int(opened.notes.get("seed") or 0)
         found = add(opened.model, opened.spec, opened.dataset, task, frame, part, kept=kept, seed=seed, **more)
+        course = None
+        if curve:
+            from .curve import transfer_curve
+
+            counts = [int(n) if n.isdecimal() else 0 for n in curve]
+            ways = list({p.name: p for p in (Part(name="probe"), part)}.values())
+            with door.screen.progress() as progress:
+                course = transfer_curve(
+                    opened.model, opened.spec, opened.dataset, task, frame, counts, ways, kept=kept, seed=seed,
+                    progress=progress, **more,
+                )  # fmt: skip
+            door.screen.show(curve_table(course))
+            door.screen.say(course.summary)
     result = found.result
     _say(result, tolerance, door)
     answer = {
         "output": str(output), **result.model_dump(mode="json"), "tolerance": tolerance, "warnings": door.warned,
+        **({} if course is None else {"curve": course.model_dump(mode="json")}),
     }  # fmt: skip
     if fallen := result.fallen(tolerance):
         listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
@@ -128,6 +145,8 @@ def add_task(
     told["start"] = fingerprint(members_of(opened.model, opened.spec, opened.layouts))
     notes = {"seed": seed, "added": result.model_dump(mode="json")}
     _write(output, door, found.model, found.spec, found.dataset, notes, told)
+    if course is not None:
+        write_atomically(output / CURVE, (course.model_dump_json(indent=1) + "\n").encode("utf-8"))
     return answer
 
 
@@ -301,6 +320,27 @@ def kept_table(title: str, rows: Sequence[KeptScore], tolerance: float = 0.0) ->
     for k in rows:
         told = f"{'fell' if k.fell > tolerance else ''} {k.model} {k.note}".strip()
         table.add_row(k.task, k.metric, _number(k.before), _number(k.after), f"{k.labels:,}", told)
+    return table
+
+
+def curve_table(curve: TransferCurve) -> Table:
+    """A line per number of labels, a column per start; * where the gain on scratch is beyond the noise of draws.
+
+    Args:
+        curve: what was found.
+    """
+    title = f"{curve.task}: {curve.metric} on {curve.test_labels:,} test labels, mean of {curve.seeds} draws"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("labels", *curve.starts):
+        table.add_column(heading, justify="right", overflow="fold")
+    for i, n in enumerate(curve.counts):
+        cells = []
+        for start, own in curve.starts.items():
+            gain = curve.gains[start][i] if start in curve.gains else None
+            low, high = (None, None) if gain is None else (gain.low, gain.high)
+            sure = low is not None and high is not None and (low > 0 or high < 0)
+            cells.append(f"{_number(own[i].mean)}{'*' if sure else ''}")
+        table.add_row(f"{n:,}", *cells)
     return table
 
 

@@ -220,6 +220,26 @@ def test_a_missing_column_is_told_and_an_unknown_category_is_taken(there, capsys
     assert "should have the feature column `age`" in capsys.readouterr().err
 
 
+def test_a_curve_over_numbers_of_labels(there, capsys):
+    assert main([*ADD, "--curve", "100,10", "-o", "curved", "--json"]) == 0
+    found = capsys.readouterr()
+    assert "mean of 5 draws" in found.err
+    said = json.loads(found.out.splitlines()[-1])["curve"]
+    assert said == json.loads((there / "curved" / "curve.json").read_text())
+    assert said["counts"] == [10, 100]
+    assert set(said["starts"]) == {"scratch", "probe"}
+    assert said["seeds"] == 5
+    for i in range(2):
+        probe, scratch = (said["starts"][s][i]["values"] for s in ("probe", "scratch"))
+        gain = said["gains"]["probe"][i]
+        assert gain["values"] == pytest.approx([a - b for a, b in zip(probe, scratch, strict=True)])
+        assert gain["low"] < gain["mean"] < gain["high"]
+        assert np.std(scratch) > 0
+    assert main([*ADD, "--curve", "10,many", "-o", "no"]) == 2
+    assert main([*ADD, "--curve", "10,1000", "-o", "no"]) == 2
+    assert "should be between 2 and" in capsys.readouterr().err
+
+
 def test_every_way_is_there():
     from manyheads.catalog import index
 

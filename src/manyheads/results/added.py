@@ -72,3 +72,31 @@ class Merged(Value):
     def fallen(self, tolerance: float = 0.0) -> tuple[Kept, ...]:
         """The tasks that got worse by more than this."""
         return tuple(k for k in self.kept if k.fell > tolerance)
+
+
+class CurvePoint(Value):
+    """One number over seeds."""
+
+    mean: Number
+    low: Number = None
+    """Ends of the 95 % t interval over seeds; None with a single seed."""
+    high: Number = None
+    values: tuple[Number, ...] = ()
+
+
+class TransferCurve(Value):
+    """How good a new task gets with so many labels, from several starts."""
+
+    task: str
+    metric: str
+    greater_is_better: bool
+    counts: tuple[int, ...]
+    """Labels that are learned from."""
+    starts: dict[str, tuple[CurvePoint, ...]]
+    """``scratch`` or the word of a way -> its primary metric on the test rows, per count."""
+    gains: dict[str, tuple[CurvePoint, ...]]
+    """The word of a way -> what it gains on ``scratch``, paired by seed; positive = better."""
+    seeds: int
+    test_labels: int
+    protocol: str = ""
+    summary: str = ""
