@@ -91,6 +91,8 @@ def test_tuned_settings_are_taken_from_their_folder(empty_folder, capsys):
     (empty_folder / "tuned" / "tune.json").write_text(text)
     found = run(capsys, "compare", *MORE, "-o", "out", "--tuned", "tuned", "--methods", "constant")
     assert list(found["methods"]) == ["joint", "tuned weights"]
+    kept = MethodStudy.model_validate_json((empty_folder / "out" / "study.json").read_text())
+    assert "Nobody tuned clicked alone" in kept.protocol
     plain = run(capsys, "compare", *MORE, "-o", "plain", "--methods", "constant")
     assert plain["tasks"]["height"]["single"] != found["tasks"]["height"]["single"]
     assert plain["tasks"]["clicked"]["single"] == found["tasks"]["clicked"]["single"]  # nobody tuned this one alone

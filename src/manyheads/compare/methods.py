@@ -81,7 +81,20 @@ def compare_methods(
     )
     with cluster(backend, n_jobs):
         study.train(n_jobs, progress, backend=backend, ledger=ledger)
-    return result(study, n_jobs, progress, ledger)
+    found = result(study, n_jobs, progress, ledger)
+    return found.model_copy(update={"protocol": f"{found.protocol} {_of_search(list(tuned), study)}".strip()})
+
+
+def _of_search(sides: Sequence[str], study: Study) -> str:
+    """Where settings come from that were searched for, in words."""
+    if not sides:
+        return ""
+    seen = "" if study.fixed else ", some of whose rows are in the test parts of other splits"
+    apart = [t for t in study.directions if f"single:{t}" not in sides]
+    unfair = f" Nobody tuned {', '.join(apart)} alone: their single-task networks have the config's settings." * bool(
+        apart
+    )
+    return f"Settings of {', '.join(sides)} were searched for on the config's own split{seen}.{unfair}"
 
 
 def result(
