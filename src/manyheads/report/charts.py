@@ -146,7 +146,7 @@ def scatter(
         return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
 
     parts = [f'<text class="title" x="2" y="12">{escape(_cut(f"↑ {y_name}", WIDE))}</text>']
-    x_marks, y_marks = ticks(x_low, x_high, 4), ticks(y_low, y_high, 4)
+    x_marks, y_marks = ticks(x_low, x_high, 5), ticks(y_low, y_high, 6)
     for mark in x_marks:
         kind, x = ("zeroline" if zero and abs(mark) < 1e-12 else "gridline"), f"{across(mark):.1f}"
         parts.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{top:g}" y2="{bottom:g}"/>')
