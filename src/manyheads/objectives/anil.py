@@ -20,6 +20,8 @@ class ANIL(MAML):
         2020.
     """
 
+    entangled = False
+
     def __init__(
         self,
         tasks: Sequence[Task] | None = None,

@@ -120,6 +120,9 @@ class Episodic(Objective):
     shape: Shape
     first_order: ClassVar[bool] = True
     """Whether the gradient leaves out how inner steps change with the start."""
+    entangled: ClassVar[bool] = False
+    """Whether a task's loss reaches other tasks' heads: an inner step of all tasks of an episode moves what they share,
+    by way of all their heads, and the gradient goes through that step."""
     reaching: ClassVar[bool] = False
     """Whether it asks which parameters a task's error reaches."""
 

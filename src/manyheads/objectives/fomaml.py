@@ -16,3 +16,4 @@ class FOMAML(MAML):
     """
 
     first_order = True
+    entangled = False

@@ -33,6 +33,7 @@ class MAML(Episodic):
     """
 
     first_order = False
+    entangled = True
 
     def __init__(
         self,
