@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from .blocks import seed_of
-from .build import HELD_OUT, batch_size
+from .build import batch_size
 from .catalog import hint, make, word
 from .data import Taskset
 from .data.assemble import Dataset
 from .evaluate import Result, measure, results, run
 from .faults import ConfigError, DataError
 from .grown import grow, joined, members_of, with_task
-from .members import folds
 from .model import AnyModel, Model
-from .oldrows import Kept, beside, free_name
+from .oldrows import Kept, beside, free_name, own_fold
 from .results import Score
 from .results.added import Added
 from .results.added import Kept as KeptScore
@@ -192,11 +191,7 @@ def case_of(
 ) -> Case:  # fmt: skip
     """What member m of n is to learn: all new rows but its own fold, and old ones where the way replays them."""
     ((source, own),) = rows.items()
-    held, learned = torch.empty(0, dtype=torch.long), torch.arange(len(own))
-    if len(own) > 1:
-        parts = folds(len(own), min(n if n > 1 else HELD_OUT, len(own)), seed_of(seed, "folds", "new") % 2**62)
-        held = parts[m % len(parts)]
-        learned = torch.cat([p for p in parts if p is not held])
+    learned, held = own_fold(len(own), n, seed)[m]
     train: Mapping[str, Taskset] = {source: own.take(learned)}
     valid: Mapping[str, Taskset] = {source: own.take(held)} if len(held) else {}
     tasks = [task]

@@ -140,7 +140,7 @@ def add_task(
     if door.dry_run:
         return answer
     told = history(path)
-    told["added"] = [*told["added"], {"task": name, "data": str(data.resolve()), "way": way}]
+    told["added"] = [*told["added"], {"task": name, "data": str(data.resolve()), "way": way, "seed": seed}]
     told["from"] = str(path.resolve())
     told["start"] = fingerprint(members_of(opened.model, opened.spec, opened.layouts))
     notes = {"seed": seed, "added": result.model_dump(mode="json")}

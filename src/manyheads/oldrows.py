@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from . import config
-from .build import held_out
+from .blocks import seed_of
+from .build import HELD_OUT, held_out
 from .data import Block, Taskset, pick
 from .data.assemble import Dataset
 from .data.splits import PARTS
@@ -162,6 +163,22 @@ def config_of(path: Path) -> RunSpec | None:
     return config.load([own]) if own.is_file() else None
 
 
+def own_fold(rows: int, members: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Per member (rows to learn from, rows that it holds out) of the labelled rows of a task that is added.
+
+    Args:
+        rows: how many there are.
+        members: of the model; a single one holds out one row in five.
+        seed: of what is new.
+    """
+    if rows < 2:
+        return [(torch.arange(rows), torch.empty(0, dtype=torch.long))] * members
+    count = min(members if members > 1 else HELD_OUT, rows)
+    parts = folds(rows, count, seed_of(seed, "folds", "new") % 2**62)
+    held = [m % len(parts) for m in range(members)]
+    return [(torch.cat([p for i, p in enumerate(parts) if i != h]), parts[h]) for h in held]
+
+
 def of_model(path: Path, dataset: Dataset, spec: ModelSpec, dtype: torch.dtype) -> Kept:
     """The rows of a model's tasks: of the run that trained it, and of each task that was added since.
 
@@ -173,11 +190,20 @@ def of_model(path: Path, dataset: Dataset, spec: ModelSpec, dtype: torch.dtype) 
     told = history(path)
     known = {t.name for t in dataset.tasks}
     later = {one["task"]: one["data"] for one in told["added"] if one["task"] in known}
+    seeds = {one["task"]: int(one.get("seed", 0)) for one in told["added"]}
     first = [t for t in dataset.tasks if t.name not in later]
     kept = of_run(Path(told["runs"][0]), replace(dataset, tasks=tuple(first)), spec, dtype) if first else Kept()
     for task, data in later.items():
         frame = of_file(data)
         rows = {s: r.to(dtype) for s, r in dataset.tasksets({free_name(dataset): frame}, tasks=[task]).items()}
+        rows = {s: r.take(r.known_rows(task)) for s, r in rows.items()}
+        n = len(kept.valid)
+        if n > 1:  # each member is judged by the fold that it held out when the task was added
+            ((source, own),) = rows.items()
+            parts = own_fold(len(own), n, seeds[task])
+            kept.train = [beside(k, {source: own.take(p)}) for k, (p, _) in zip(kept.train, parts, strict=True)]
+            kept.valid = [beside(k, {source: own.take(h)}) for k, (_, h) in zip(kept.valid, parts, strict=True)]
+            continue
         kept.train = [beside(one, rows) for one in kept.train] or [rows]
         kept.valid = [beside(one, rows) for one in kept.valid] or [rows]
         kept.notes[task] = "on the rows that it was added from"

@@ -147,7 +147,8 @@ def test_a_crash_in_the_middle_leaves_the_old_model(there, capsys, monkeypatch):
 
 
 def test_two_tasks_one_after_the_other(there, capsys):
-    assert main([*ADD, "-o", "one"]) == 0
+    assert main([*ADD, "-o", "one", "--json"]) == 0
+    first = _json(capsys)
     import pandas as pd
 
     frame = _frame(there)
@@ -160,8 +161,9 @@ def test_two_tasks_one_after_the_other(there, capsys):
     said = _json(capsys)
     assert said["identical"]
     assert {k["task"] for k in said["kept"]} == {"IQ", "KWW", "enroll", "married"}
-    (note,) = {k["note"] for k in said["kept"] if k["task"] == "married"}
-    assert "added from" in note
+    (later,) = [k for k in said["kept"] if k["task"] == "married"]
+    assert later["before"] == pytest.approx(first["score"]["value"])  # on what each member held out then
+    assert later["labels"] == first["labels"]
     old, new = _outputs(there / "one", frame), _outputs(there / "two", frame)
     assert all(new[task] == old[task] for task in old)
 
