@@ -26,6 +26,7 @@ from manyheads.sharing import Sharing
 
 COMMANDS = (
     "demo", "init", "check", "train", "evaluate", "predict", "compare", "affinity", "verdict", "report", "doctor",
+    "add-task", "remove-task", "subset", "merge",
 )  # fmt: skip
 
 
