@@ -34,6 +34,12 @@ def _name(path: Path) -> str:
     return str(path.relative_to(SRC))
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """Without packages, Python takes the second for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_a_file_is_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import build, catalogue, five_tasks, inputs_of, layout_of, rows_for, targets_for
+from cases import build, catalogue, five_tasks, inputs_of, layout_of, paired, rows_for, targets_for
 
 from manyheads.balance import Balance
 from manyheads.catalog import find
@@ -20,27 +20,10 @@ from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace
 from manyheads.tasks import Task
 
-SCHEMES, ENCODERS = catalogue(Sharing), catalogue(Encoder)
 ODD = ["children", "a.b", "x[0]", "train", "Buy", "buy", "a/b", "parameters", "weight", "é "]
 
 
-def _stages(encoder):
-    return len(encoder({"t0": layout_of(encoder.word)}).stages)
-
-
-def _pairs():
-    """Every scheme on every encoder that has the stages it needs; its further settings on rows and on sentences."""
-    first = {s.word: s for s in reversed(SCHEMES)}.values()
-    few = [next(e for e in ENCODERS if e.word == word) for word in ("tabular", "text")]
-    return [
-        pytest.param((s, e), id=f"{s}-{e}")
-        for s in SCHEMES
-        for e in ENCODERS
-        if _stages(e) >= s.cls.min_stages and (s in first or e in few)
-    ]
-
-
-@pytest.fixture(params=_pairs())
+@pytest.fixture(params=paired())
 def pair(request):
     return request.param
 
@@ -217,9 +200,9 @@ def test_a_trace_changes_nothing(pair):
         assert torch.allclose(plain[task], traced[task], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s.cls.attaches], ids=str)
+@pytest.mark.parametrize("scheme", [s for s in catalogue(Sharing) if s.cls.attaches], ids=str)
 def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
-    encoder = next(e for e in ENCODERS if e.word == "tabular")
+    encoder = next(e for e in catalogue(Encoder) if e.word == "tabular")
     tasks = [
         replace(five_tasks()[0], attach=0),
         replace(five_tasks()[1], attach=1),

@@ -511,7 +511,9 @@ def test_the_mean_box_of_pets_finds_next_to_nothing(data_root):
         [120, 120],
         [31, 31],
     ]
-    task = Task.from_json({**recipe["tasks"]["head"], "name": "head"}).fitted(frame[frame["part"] == "train"])
+    pictures = {"picture": "image", "size": recipe["features"]["types"]["image"]["size"]}
+    task = Task.from_json({**recipe["tasks"]["head"], **pictures, "name": "head"})
+    task = task.fitted(frame[frame["part"] == "train"])
     train, test = (task.encode(frame[frame["part"] == part]) for part in ("train", "test"))
     mean, shares = train[0].values[:, :4].mean(0), torch.bincount(train[0].values[:, 4].long()).double()
     both = Boxes(mean.expand(2, 4).numpy() * 96, np.arange(2), (shares / shares.sum()).numpy())

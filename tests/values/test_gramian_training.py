@@ -13,15 +13,14 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "laws"))
-from cases import build, catalogue, five_tasks, layout_of, rows_for
+from cases import build, five_tasks, layout_of, paired, rows_for
 
 from manyheads.balance import Losses
 from manyheads.balance.aggregation import Aggregation, Solution
 from manyheads.data import Batch
-from manyheads.encoders import Encoder
 from manyheads.gramian import Gradients
 from manyheads.objectives import Supervised
-from manyheads.sharing import Sharing, Trace
+from manyheads.sharing import Trace
 
 
 class Given(Aggregation):
@@ -50,15 +49,6 @@ class Lengths(Aggregation):
 # -- every sharing scheme
 
 
-def _pairs():
-    encoders = catalogue(Encoder)
-    for scheme in catalogue(Sharing):
-        for encoder in encoders:
-            stages = len(encoder({"t0": layout_of(encoder.word)}).stages)
-            if stages >= scheme.cls.min_stages:
-                yield pytest.param((scheme, encoder), id=f"{scheme}-{encoder}")
-
-
 def _batch(model, encoder, tables):
     tasks = list(model.tasks.values())
     return Batch(
@@ -78,7 +68,7 @@ def _plain(losses, parameters):
 
 
 @pytest.mark.parametrize("tables", [1, 2])
-@pytest.mark.parametrize("pair", list(_pairs()))
+@pytest.mark.parametrize("pair", paired())
 def test_every_scheme_is_plain_autograd(pair, tables, float64):
     """Shared parameters get sum w_k g_k, own ones g_k, auxiliary losses and penalties are added as they are."""
     scheme, encoder = pair
