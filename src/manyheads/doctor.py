@@ -42,6 +42,7 @@ EXTRAS = {
     "torchjd": ("torchjd",),
     "text": ("transformers", "tokenizers"),
     "tune": ("optuna",),
+    "cluster": ("dask", "distributed"),
 }
 """Extra of pyproject.toml -> what it installs."""
 

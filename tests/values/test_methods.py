@@ -147,7 +147,7 @@ def test_the_test_part_is_read_once_and_after_the_choice(monkeypatch):
 
     monkeypatch.setattr(study, "results", results)
     monkeypatch.setattr("manyheads.members.results", results)
-    monkeypatch.setattr("manyheads.train.results", results)
+    monkeypatch.setattr("manyheads.objectives.results", results)
     monkeypatch.setattr(Study, "choose", spied)
     one.train()
     assert "test" not in log
