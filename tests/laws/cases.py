@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 
 from manyheads.affinity import Estimator
@@ -173,20 +172,6 @@ def catalogue(contract: type) -> list[Case]:
     """Every answer to a contract, with its example settings."""
     table = SETTINGS.get(contract, {})
     return [Case(word, find(contract, word), s) for word in index(contract) for s in table.get(word, [{}])]
-
-
-def paired() -> list[Any]:
-    """Every scheme on every encoder that has the stages it needs; its further settings on rows and on sentences."""
-    encoders, schemes = catalogue(Encoder), catalogue(Sharing)
-    stages = {str(e): len(e({"t0": layout_of(e.word)}).stages) for e in encoders}
-    first = {s.word: s for s in reversed(schemes)}.values()
-    few = [next(e for e in encoders if e.word == word) for word in ("tabular", "text")]
-    return [
-        pytest.param((s, e), id=f"{s}-{e}")
-        for s in schemes
-        for e in encoders
-        if stages[str(e)] >= s.cls.min_stages and (s in first or e in few)
-    ]
 
 
 # -- tasks: labels and outputs

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import build, catalogue, five_tasks, inputs_of, layout_of, paired, rows_for, targets_for
+from cases import build, catalogue, five_tasks, inputs_of, layout_of, rows_for
+from pairs import kinds, losses_of, model_of, pairs, spread, used_by, x_of
 
 from manyheads.balance import Balance
 from manyheads.catalog import find
@@ -15,7 +16,7 @@ from manyheads.data import Batch
 from manyheads.encoders import Encoder
 from manyheads.gramian import Gradients
 from manyheads.graph import reached
-from manyheads.model import Ensemble, Model
+from manyheads.model import Model
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace
 from manyheads.tasks import Task
@@ -23,32 +24,12 @@ from manyheads.tasks import Task
 ODD = ["children", "a.b", "x[0]", "train", "Buy", "buy", "a/b", "parameters", "weight", "é "]
 
 
-@pytest.fixture(params=paired())
+@pytest.fixture(params=kinds())
 def pair(request):
     return request.param
 
 
-def _model(pair, tasks=None, seed=0, **more):
-    return build(*pair, five_tasks() if tasks is None else tasks, seed, **more).eval()
-
-
-def _together(pair):
-    """Leave out what no two members of can be run as one, for the reason that its class gives."""
-    if pair[1].cls.alone:
-        pytest.skip(pair[1].cls.alone)
-
-
-def _x(pair, n=12, table=0):
-    return inputs_of(layout_of(pair[1].word, table), n)
-
-
-def _losses(model, outputs, n=12):
-    tasks = list(model.tasks.values())
-    return {
-        t.name: t.mean_loss(outputs[t.name], targets_for(t, n, i), torch.ones(n, dtype=torch.bool))
-        for i, t in enumerate(tasks)
-        if t.name in outputs
-    }
+everywhere = pytest.mark.parametrize("pair", pairs())
 
 
 def _named(model):
@@ -62,38 +43,33 @@ def _named(model):
     }
 
 
+@everywhere
 def test_every_parameter_is_reached_by_some_loss(pair):
-    model = _model(pair)
-    losses = _losses(model, model(_x(pair)))
+    model = model_of(pair)
+    losses = losses_of(model, model(x_of(pair)))
     found = set().union(*(reached(loss) for loss in losses.values()))
     missing = [name for name, p in model.named_parameters() if p not in found]
     assert not missing
 
 
 def test_heads_are_each_tasks_own(pair):
-    model = _model(pair)
+    model = model_of(pair)
     rows = rows_for(list(model.tasks.values()), missing=0.3, layout=layout_of(pair[1].word))
     losses = Supervised()(model, Batch({"t": rows}), Trace(cut=True))
     found = Gradients(losses, losses.cut)
     shared, own = found.shared or [], found.own
     for task in model.tasks:
-        alone = _used_by(model, _x(pair), task) == [task]
+        alone = used_by(model, x_of(pair), task) == [task]
         for p in model.heads[task].parameters():
             assert any(p is q for q in own[task]) == alone
             assert any(p is q for q in shared) != alone
-
-
-def _used_by(model, x, task):
-    """The tasks whose outputs are made by this one's head, itself among them."""
-    head = set(model.heads[task].parameters())
-    return [t for t in model.tasks if head & reached(model(x, [t])[t].sum())]
 
 
 def _in_order(pair, tasks):
     """A scheme for which the order of tasks has a meaning, with this one as its setting."""
     scheme, encoder = pair
     if setting := scheme.cls.ordered:
-        order = _model(pair, tasks).sharing.order
+        order = model_of(pair, tasks).sharing.order
         scheme = replace(scheme, settings={**scheme.settings, setting: order})
     return scheme, encoder
 
@@ -101,11 +77,11 @@ def _in_order(pair, tasks):
 def test_the_order_of_tasks_does_not_matter(pair):
     tasks = five_tasks()
     pair = _in_order(pair, tasks)
-    one, other = _model(pair, tasks), _model(pair, tasks[::-1])
+    one, other = model_of(pair, tasks), model_of(pair, tasks[::-1])
     a, b = _named(one), _named(other)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
-    x = _x(pair)
+    x = x_of(pair)
     out, tuo = one(x), other(x)
     assert set(out) == set(tuo) == {t.name for t in tasks}
     for task in out:
@@ -115,36 +91,40 @@ def test_the_order_of_tasks_does_not_matter(pair):
 def test_a_further_task_leaves_the_others_bit_equal(pair):
     tasks = five_tasks()
     pair = _in_order(pair, tasks)
-    few, more = _model(pair, tasks), _model(pair, [find(Task, "regression")("new"), *tasks, find(Task, "count")("n")])
+    few, more = (
+        model_of(pair, tasks),
+        model_of(pair, [find(Task, "regression")("new"), *tasks, find(Task, "count")("n")]),
+    )
     a, b = _named(few), _named(more)
     if pair[0].cls.entangled:  # a weight per pair of tasks is one more; all others start as they did
         assert all(torch.equal(a[k], b[k]) for k in a if a[k].shape == b[k].shape)
         return
     assert all(torch.equal(a[k], b[k]) for k in a)
-    x = _x(pair)
+    x = x_of(pair)
     for task in few.tasks:
         assert torch.equal(few(x)[task], more(x)[task]), task
 
 
 def test_a_seed_is_a_start(pair):
-    a, b, c = _named(_model(pair)), _named(_model(pair)), _named(_model(pair, seed=1))
+    a, b, c = _named(model_of(pair)), _named(model_of(pair)), _named(model_of(pair, seed=1))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert any(not torch.equal(a[k], c[k]) for k in a if a[k].dim() > 1)
 
 
 def test_odd_names(pair, tmp_path):
     tasks = [find(Task, "regression" if i < 4 else "binary")(name) for i, name in enumerate(ODD)]
-    model = _model(pair, tasks)
-    outputs = model(_x(pair))
+    model = model_of(pair, tasks)
+    outputs = model(x_of(pair))
     assert set(outputs) == set(ODD)
-    sum(_losses(model, outputs).values()).backward()
+    sum(losses_of(model, outputs).values()).backward()
     assert all(p.grad is not None for p in model.heads.parameters())
     assert not torch.equal(outputs["Buy"], outputs["buy"])
 
 
+@everywhere
 def test_some_tasks_are_as_all(pair):
-    model = _model(pair)
-    x = _x(pair)
+    model = model_of(pair)
+    x = x_of(pair)
     every = model(x)
     for wanted in (["a"], ["d"], ["e"], ["c", "a"], ["d", "b", "a"]):
         some = model(x, wanted)
@@ -153,13 +133,14 @@ def test_some_tasks_are_as_all(pair):
             assert torch.allclose(some[task], every[task], rtol=1e-5, atol=1e-6), (wanted, task)
 
 
+@everywhere
 def test_the_cut(pair, float64):
     """One backward pass through the heads, then one through the trunk, is one plain backward pass."""
-    model = _model(pair).double()
-    x = _x(pair)
-    plain = torch.autograd.grad(sum(_losses(model, model(x)).values()), list(model.parameters()), allow_unused=True)
+    model = model_of(pair).double()
+    x = x_of(pair)
+    plain = torch.autograd.grad(sum(losses_of(model, model(x)).values()), list(model.parameters()), allow_unused=True)
     trace = Trace(cut=True)
-    losses = _losses(model, model(x, trace=trace))
+    losses = losses_of(model, model(x, trace=trace))
     if not trace.cut:
         pytest.skip("nothing is shared here")
     pairs = [(task, shared, view) for task, cuts in trace.cut.items() for shared, view in cuts]
@@ -184,17 +165,17 @@ def test_the_cut(pair, float64):
 
 def test_the_graph_tells_whose_is_whose(pair):
     """With losses kept apart, each reaches just the weights that it reaches where its task is asked alone."""
-    model = _model(pair)
-    together = _losses(model, model(_x(pair), trace=Trace(cut=True)))
+    model = model_of(pair)
+    together = losses_of(model, model(x_of(pair), trace=Trace(cut=True)))
     for task, loss in together.items():
         alone = Trace(cut=True)
-        found = reached(_losses(model, model(_x(pair), [task], trace=alone))[task])
+        found = reached(losses_of(model, model(x_of(pair), [task], trace=alone))[task])
         assert reached(loss) == found
 
 
 def test_a_trace_changes_nothing(pair):
-    model = _model(pair)
-    x = _x(pair)
+    model = model_of(pair)
+    x = x_of(pair)
     plain, traced = model(x), model(x, trace=Trace(cut=True))
     for task in plain:
         assert torch.allclose(plain[task], traced[task], rtol=1e-5, atol=1e-6)
@@ -211,7 +192,7 @@ def test_a_task_at_a_lower_stage_reaches_nothing_above(scheme):
     tasks.append(find(Task, "regression")("two", attach=(0, 2)))
     model = build(scheme, encoder, tasks).eval()
     x = inputs_of(layout_of("tabular"))
-    losses = _losses(model, model(x))
+    losses = losses_of(model, model(x))
     for stage, params in enumerate(_stage_parameters(model)):
         if not params:
             continue
@@ -246,72 +227,18 @@ def _stage_parameters(model):
 
 
 def test_state_dict_and_back(pair):
-    one, other = _model(pair, seed=0), _model(pair, seed=1)
+    one, other = model_of(pair, seed=0), model_of(pair, seed=1)
     buffer = io.BytesIO()
     torch.save(one.state_dict(), buffer)
     buffer.seek(0)
     other.load_state_dict(torch.load(buffer, weights_only=True))
-    x = _x(pair)
+    x = x_of(pair)
     for task in one.tasks:
         assert torch.equal(one(x)[task], other(x)[task])
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_an_ensemble_is_its_members(pair, dtype, tolerance):
-    _together(pair)
-    torch.set_default_dtype(dtype)
-    try:
-        members = [_model(pair, seed=m).to(dtype) for m in range(3)]
-        ensemble = Ensemble(members).eval()
-        x = _x(pair)
-        together = ensemble(x)
-        for task in together:
-            alone = torch.stack([m(x)[task] for m in members])
-            assert torch.allclose(together[task], alone, rtol=tolerance, atol=tolerance), task
-        sum(_losses(ensemble, together).values()).backward()
-        for member in members:
-            (sum(_losses(member, member(x)).values()) / len(members)).backward()
-        for name, stacked in zip(ensemble.names, ensemble.weights, strict=True):
-            alone = torch.stack([dict(m.named_parameters())[name].grad for m in members])
-            assert torch.allclose(stacked.grad, alone, rtol=10 * tolerance, atol=10 * tolerance), name
-        features = ensemble.transform(x)
-        assert torch.allclose(features, torch.cat([m.transform(x) for m in members], 1), atol=10 * tolerance)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def test_an_ensemble_saves_and_loads(pair):
-    _together(pair)
-    ensembles = [Ensemble.of(lambda s: _model(pair, seed=s), 2, seed).eval() for seed in (0, 1)]
-    ensembles[1].load_state_dict(ensembles[0].state_dict())
-    x = _x(pair)
-    for task in ensembles[0].tasks:
-        assert torch.equal(ensembles[0](x)[task], ensembles[1](x)[task])
-    first = Ensemble.of(lambda s: _model(pair, seed=s), 2, 5).eval()(x)["a"][0]
-    assert torch.allclose(first, _model(pair, seed=5)(x)["a"], atol=1e-6)
-
-
-def test_an_ensemble_can_be_traced(pair):
-    _together(pair)
-    """It has no cut, but the graph still tells whose head is whose, and no tensor of a member leaks out of `vmap`."""
-    ensemble = Ensemble([_model(pair, seed=m) for m in range(2)]).eval()
-    trace = Trace(cut=True)
-    rows = rows_for(list(ensemble.tasks.values()), layout=layout_of(pair[1].word))
-    losses = Supervised()(ensemble, Batch({"t": rows}), trace)
-    assert losses.cut is None
-    assert all(value.dim() == 0 for value in trace.aux.values())
-    own = Gradients(losses).own
-    weights = dict(zip(ensemble.names, ensemble.weights, strict=True))
-    for task, key in ensemble.base.heads.keys_of.items():
-        users = _used_by(_model(pair), _x(pair), task)
-        for w in (w for n, w in weights.items() if n.startswith(f"heads.{key}.")):
-            assert [t for t in own if any(w is p for p in own[t])] == (users if len(users) == 1 else [])
-    plain = Supervised()(ensemble, Batch({"t": rows}))
-    assert all(torch.allclose(losses[t], plain[t], rtol=1e-5) for t in plain)
-
-
 def test_two_tables_have_their_own_entrance_and_one_head(pair):
-    model = _model(pair, tables=2)
+    model = model_of(pair, tables=2)
     for m in model.sharing.modules():
         if isinstance(m, pair[1].cls):
             assert set(m.stages[0]) == {"t0", "t1"}
@@ -330,9 +257,10 @@ def test_two_tables_have_their_own_entrance_and_one_head(pair):
     assert head <= reached(Supervised()(model, Batch({"t1": parts["t1"]}))["a"])
 
 
+@pytest.mark.parametrize("pair", spread())
 def test_every_scheme_meets_every_balance(pair):
     for balance in catalogue(Balance):
-        model = _model(pair)
+        model = model_of(pair)
         rows = rows_for(list(model.tasks.values()), layout=layout_of(pair[1].word))
         arrow = balance()
 
@@ -345,8 +273,8 @@ def test_every_scheme_meets_every_balance(pair):
 
 
 def test_transform_is_what_the_head_reads(pair):
-    model = _model(pair)
-    x = _x(pair)
+    model = model_of(pair)
+    x = x_of(pair)
     features = model.transform(x, task="d")
     assert features.shape == (12, sum(model.sharing.widths("d")))
     assert torch.allclose(model.heads["d"](features), model(x)["d"], rtol=1e-5, atol=1e-6)

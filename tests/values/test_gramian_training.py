@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "laws"))
-from cases import build, five_tasks, layout_of, paired, rows_for
+from cases import build, five_tasks, layout_of, rows_for
+from pairs import pairs
 
 from manyheads.balance import Losses
 from manyheads.balance.aggregation import Aggregation, Solution
@@ -68,7 +69,7 @@ def _plain(losses, parameters):
 
 
 @pytest.mark.parametrize("tables", [1, 2])
-@pytest.mark.parametrize("pair", paired())
+@pytest.mark.parametrize("pair", pairs())
 def test_every_scheme_is_plain_autograd(pair, tables, float64):
     """Shared parameters get sum w_k g_k, own ones g_k, auxiliary losses and penalties are added as they are."""
     scheme, encoder = pair
