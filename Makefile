@@ -41,7 +41,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.stacked
 
 tables: setup
-	$(BIN)/python -m manyheads.doctor README.md
+	$(BIN)/python -m manyheads.commands.doctor README.md
 
 clean:
 	rm -rf $(VENV) runs build dist src/*.egg-info

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from manyheads.affinity.related import Study, estimators_of
 from manyheads.build import prepare, split_parts
 from manyheads.config import tasks_of
-from manyheads.related import Study, estimators_of
 from manyheads.results import Matrix, Relatedness
-from manyheads.stacked import run_all
+from manyheads.stacking.stacked import run_all
 
 from .harness import Bench
 from .suites import Suite

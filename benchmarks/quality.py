@@ -45,7 +45,7 @@ from manyheads.data.datasets import load
 from manyheads.evaluate import measure, results
 from manyheads.members import Members
 from manyheads.spec import RunSpec
-from manyheads.stacked import run_all
+from manyheads.stacking.stacked import run_all
 from manyheads.train import Training
 
 from .harness import Bench

@@ -102,7 +102,10 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("landmine", "hard"): {  # linear: heads near those of the same ground
         "model": {"encoder": {"n_layers": 0}},
         "optim": {
-            "optimizer": {"name": "SGD", "momentum": 0.9}, "lr": 1.0, "weight_decay": 0.0, **_FALLING,
+            "optimizer": {"name": "SGD", "momentum": 0.9},
+            "lr": 1.0,
+            "weight_decay": 0.0,
+            **_FALLING,
             "penalties": [
                 {"name": "graph", "on": "heads", "edges": _GROUNDS, "strength": 0.2},
                 {"name": "l2", "on": "heads", "strength": 0.003},

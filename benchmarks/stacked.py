@@ -27,7 +27,7 @@ from manyheads.model import Model
 from manyheads.objectives import Supervised
 from manyheads.sharing.hard import Hard
 from manyheads.spec import OptimSpec, TrainerSpec
-from manyheads.stacked import run_all
+from manyheads.stacking.stacked import run_all
 from manyheads.tasks import Task
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Regression

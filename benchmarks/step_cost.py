@@ -47,7 +47,7 @@ from torch.profiler import ProfilerActivity, profile
 from manyheads.balance import Balance, Losses
 from manyheads.balance.aggregation import Aggregation, Problem, Solution
 from manyheads.catalog import find
-from manyheads.gramian import MODES
+from manyheads.gradients.gramian import MODES
 from manyheads.sharing import Trace, hand
 
 from .harness import Bench, Side, labels, ratio, timed

@@ -29,6 +29,7 @@ import numpy as np
 
 from manyheads.affinity import Estimator, Reading
 from manyheads.affinity.pairs import Together
+from manyheads.affinity.readings import gathered
 from manyheads.affinity.singles import Singles
 from manyheads.blocks import seed_of
 from manyheads.build import Prepared, make_training, prepare, split_parts
@@ -36,13 +37,12 @@ from manyheads.catalog import make
 from manyheads.compare import alone
 from manyheads.config import tasks_of
 from manyheads.evaluate import measure
-from manyheads.grouping import advised
-from manyheads.groups import Study
-from manyheads.ofgroup import labelled_rows
-from manyheads.readings import gathered
+from manyheads.grouping.groups import Study
+from manyheads.grouping.ofgroup import labelled_rows
+from manyheads.grouping.partition import advised
 from manyheads.results import Comparison, Grouping
 from manyheads.spec import RunSpec
-from manyheads.stacked import run_all
+from manyheads.stacking.stacked import run_all
 from manyheads.statistics import resampled_t
 from manyheads.train import Training
 

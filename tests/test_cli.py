@@ -17,8 +17,8 @@ from manyheads import cli
 from manyheads.affinity import Estimator
 from manyheads.catalog import index
 from manyheads.cli import main
-from manyheads.display import part_line, penalty_line, plan_lines
-from manyheads.doctor import CATALOGUES, entries
+from manyheads.commands.display import part_line, penalty_line, plan_lines
+from manyheads.commands.doctor import CATALOGUES, entries
 from manyheads.penalties import Penalty
 from manyheads.penalties.l2 import L2, Mean
 from manyheads.results import Part, Score
@@ -197,7 +197,7 @@ def test_verdict_names_what_is_wrong(scores, capsys):
 
 
 def test_doctor_names_the_extras_there_are():
-    from manyheads.doctor import EXTRAS
+    from manyheads.commands.doctor import EXTRAS
 
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
@@ -230,8 +230,7 @@ def test_a_plan_is_short():
         (L2(0.01, on="heads", step="loss"), "Penalty p, strength 0.01: heads of one shape; added to the loss."),
         (
             Mean(2.0),
-            "Penalty p, strength 2: weights of which each task has its own; "
-            "by a proximal step after each update.",
+            "Penalty p, strength 2: weights of which each task has its own; by a proximal step after each update.",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from test_pages import ODD, browse, outside, words
 
 from manyheads.cli import main
-from manyheads.grouping import advised, best, dendrogram, gains_of
+from manyheads.grouping.partition import advised, best, dendrogram, gains_of
 from manyheads.report import render_evidence, write, write_evidence
 from manyheads.report.charts import joins
 from manyheads.results import (
@@ -63,13 +63,28 @@ def compared(names, shift, repeats=5, seed=3):
     for i, name in enumerate(names):
         delta = shift + draw.gauss(0, 0.02)
         verdict = "helps" if delta > 0.03 else "hurts" if delta < -0.03 else "undecided"
-        tasks[name] = TaskComparison(metric="r2" if i == 1 else "roc_auc", joint=0.7 + delta, single=0.7, delta=delta,
-                                     interval=(delta - 0.02, delta + 0.02), p=0.02, verdict=verdict, absolute=i == 1)
-    values = {m: {n: tuple(0.7 + s + draw.gauss(0, 0.01) for _ in range(repeats)) for n in names}
-              for m, s in (("joint", shift), ("single", 0.0))}
-    return Comparison(tasks=tasks, delta_m=shift, interval=(shift - 0.01, shift + 0.01), repeats=repeats,
-                      summary="In words.", methods=tuple(
-                          Method(name=m, values=v, parameters=12_345, seconds=6.7) for m, v in values.items()))
+        tasks[name] = TaskComparison(
+            metric="r2" if i == 1 else "roc_auc",
+            joint=0.7 + delta,
+            single=0.7,
+            delta=delta,
+            interval=(delta - 0.02, delta + 0.02),
+            p=0.02,
+            verdict=verdict,
+            absolute=i == 1,
+        )
+    values = {
+        m: {n: tuple(0.7 + s + draw.gauss(0, 0.01) for _ in range(repeats)) for n in names}
+        for m, s in (("joint", shift), ("single", 0.0))
+    }
+    return Comparison(
+        tasks=tasks,
+        delta_m=shift,
+        interval=(shift - 0.01, shift + 0.01),
+        repeats=repeats,
+        summary="In words.",
+        methods=tuple(Method(name=m, values=v, parameters=12_345, seconds=6.7) for m, v in values.items()),
+    )
 
 
 def searched(names, trials=12):
@@ -80,13 +95,29 @@ def searched(names, trials=12):
         values = {n: 0.3 + 0.2 * (lean if i % 2 else 1 - lean) + draw.gauss(0, 0.02) for i, n in enumerate(names)}
         state = "pruned" if number == 4 else "failed" if number == 5 else "done"
         done = state == "done"
-        made.append(Trial(number=number, state=state, settings={"optim.lr": 0.01}, seconds=1.5,
-                          value=sum(values.values()) / len(values) if done else None, values=values if done else {},
-                          why="diverged" if state == "failed" else None))
+        made.append(
+            Trial(
+                number=number,
+                state=state,
+                settings={"optim.lr": 0.01},
+                seconds=1.5,
+                value=sum(values.values()) / len(values) if done else None,
+                values=values if done else {},
+                why="diverged" if state == "failed" else None,
+            )
+        )
     top = max((t for t in made if t.value is not None), key=lambda t: t.value).number
     score = Scores(split="test", scores=tuple(Score(task=n, metric="roc_auc", value=0.71, labels=90) for n in names))
-    joint = TunedSide(name="joint", space={}, trials=tuple(made), best=top, overrides=("optim.lr=0.01",), front=(top,),
-                      importance={"optim.lr": 0.8, "model.encoder.d_hidden": 0.2}, test=score)
+    joint = TunedSide(
+        name="joint",
+        space={},
+        trials=tuple(made),
+        best=top,
+        overrides=("optim.lr=0.01",),
+        front=(top,),
+        importance={"optim.lr": 0.8, "model.encoder.d_hidden": 0.2},
+        test=score,
+    )
     alone = TunedSide(name=f"single:{names[0]}", task=names[0], space={}, trials=tuple(
         Trial(number=i, state="done", settings={}, value=0.4 + i / 100, values={names[0]: 0.4 + i / 100})
         for i in range(3)), best=2)  # fmt: skip

@@ -15,8 +15,9 @@ from PIL import Image
 from test_pages import browse, outside, words
 
 from manyheads import exhibits
+from manyheads.commands.examples import DRAWN, PER_TABLE, gather
+from manyheads.commands.runs import read_report
 from manyheads.data.assemble import Dataset
-from manyheads.examples import DRAWN, PER_TABLE, gather
 from manyheads.pictures import Canvas, png
 from manyheads.report import layers, render, write
 from manyheads.results import (
@@ -30,7 +31,6 @@ from manyheads.results import (
     Tags,
     Text,
 )
-from manyheads.runs import read_report
 from manyheads.spec import ModelSpec, build_model, settled
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Regression
@@ -288,7 +288,7 @@ def test_a_label_that_is_not_there_is_unknown():
 def test_what_is_too_large_is_left_out(monkeypatch):
     model, dataset, frame = _trained()
     whole = gather(model, dataset, {"t": frame}, {"t": _parts(60)}, 0)
-    monkeypatch.setattr("manyheads.examples.LARGEST", len(whole.model_dump_json()) // 2)
+    monkeypatch.setattr("manyheads.commands.examples.LARGEST", len(whole.model_dump_json()) // 2)
     few = gather(model, dataset, {"t": frame}, {"t": _parts(60)}, 0)
     assert 1 <= len(few.rows) < len(whole.rows) <= DRAWN
     assert few.rows == whole.rows[: len(few.rows)]
@@ -307,8 +307,8 @@ def test_a_run_is_left_as_it_was():
 
 
 def test_examples_are_a_file_beside_the_report(tmp_path):
+    from manyheads.commands.runfolder import RunFolder
     from manyheads.faults import DataError
-    from manyheads.runfolder import RunFolder
 
     RunFolder(tmp_path).report(REPORT)
     assert Examples.model_validate_json((tmp_path / "examples.json").read_text(encoding="utf-8")) == REPORT.examples

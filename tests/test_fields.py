@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from manyheads import config, metrics
-from manyheads.boxes import Boxes
+from manyheads.metrics.boxes import Boxes
 from manyheads.ragged import Ragged, objects
 from manyheads.tasks.classification import Binary, Multiclass, Multilabel
 from manyheads.tasks.dense import Segmentation

@@ -23,8 +23,17 @@ from manyheads.results import (
     TaskInfo,
 )
 
-ODD = ("<script>alert(1)</script>", "a.b", "x[0]", "a/b", "家庭收入", "{{ 7 * 7 }}", "\"quoted\" & 'so'", "n" * 80,
-       "עברית")
+ODD = (
+    "<script>alert(1)</script>",
+    "a.b",
+    "x[0]",
+    "a/b",
+    "家庭收入",
+    "{{ 7 * 7 }}",
+    "\"quoted\" & 'so'",
+    "n" * 80,
+    "עברית",
+)
 WARNINGS = ("married: the validation part has one class only.",)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)
@@ -50,60 +59,138 @@ def make(names=tuple(CARD), *, repeats=5, epochs=30, compared=True, title="card:
         gap = missing.get(name, 0.0 if draw.random() < 0.4 else draw.uniform(0.0, 0.9))
         labels = {split: round(count * (1 - gap)) for split, count in rows.items()}
         detail = {"classes": [0, 1], "threshold": 0.5} if kind == "binary" else {"mean": 3.1, "sd": 1.2}
-        tasks.append(TaskInfo(name=name, kind=kind, metric=metric, greater_is_better=up, rows=rows, labels=labels,
-                              probability=1 / len(names), passes=1.0, tables=("card",), detail=detail))
+        tasks.append(
+            TaskInfo(
+                name=name,
+                kind=kind,
+                metric=metric,
+                greater_is_better=up,
+                rows=rows,
+                labels=labels,
+                probability=1 / len(names),
+                passes=1.0,
+                tables=("card",),
+                detail=detail,
+            )
+        )
         for epoch in range(1, epochs + 1):
             rise = 1 - math.exp(-epoch / 6) - 0.004 * max(0, epoch - 14)
             value = level * (0.7 + 0.3 * rise) if up else level * (1.4 - 0.4 * rise)
             records += [
-                Record(epoch=epoch, step=8 * epoch, split="train", task=name, metric="loss",
-                       value=0.4 + 0.6 * math.exp(-epoch / 8) + draw.gauss(0, 0.01)),
-                Record(epoch=epoch, step=8 * epoch, split="valid", task=name, metric=metric,
-                       value=value + draw.gauss(0, 0.004)),
-                Record(epoch=epoch, step=8 * epoch, split="train", task=name, metric="weight",
-                       value=1 + 0.3 * math.sin(epoch / 5 + len(name))),
+                Record(
+                    epoch=epoch,
+                    step=8 * epoch,
+                    split="train",
+                    task=name,
+                    metric="loss",
+                    value=0.4 + 0.6 * math.exp(-epoch / 8) + draw.gauss(0, 0.01),
+                ),
+                Record(
+                    epoch=epoch,
+                    step=8 * epoch,
+                    split="valid",
+                    task=name,
+                    metric=metric,
+                    value=value + draw.gauss(0, 0.004),
+                ),
+                Record(
+                    epoch=epoch,
+                    step=8 * epoch,
+                    split="train",
+                    task=name,
+                    metric="weight",
+                    value=1 + 0.3 * math.sin(epoch / 5 + len(name)),
+                ),
             ]
         for split in scores:
             broken = name == "married" and split == "valid"
-            scores[split].append(Score(task=name, metric=metric, value=None if broken else level, labels=labels[split],
-                                       interval=None if broken else (level * 0.95, level * 1.05), greater_is_better=up,
-                                       why="only one class among the labels" if broken else None))
+            scores[split].append(
+                Score(
+                    task=name,
+                    metric=metric,
+                    value=None if broken else level,
+                    labels=labels[split],
+                    interval=None if broken else (level * 0.95, level * 1.05),
+                    greater_is_better=up,
+                    why="only one class among the labels" if broken else None,
+                )
+            )
             if kind == "binary":
-                scores[split].append(Score(task=name, metric="log_loss", value=0.61, labels=labels[split],
-                                           greater_is_better=False, primary=False))
+                scores[split].append(
+                    Score(
+                        task=name,
+                        metric="log_loss",
+                        value=0.61,
+                        labels=labels[split],
+                        greater_is_better=False,
+                        primary=False,
+                    )
+                )
         half = draw.uniform(0.008, 0.05)
         verdict = "helps" if delta - half > 0 else "hurts" if delta + half < 0 else "undecided"
         joint = level * (1 + delta if up else 1 - delta)
         compare[name] = TaskComparison(
-            metric=metric, greater_is_better=up, joint=joint, single=level, linear=level * 0.97, boosting=level * 1.01,
-            constant=0.5 if metric == "roc_auc" else 0.0 if metric == "r2" else level * 1.5, delta=delta,
-            interval=(delta - half, delta + half), p=0.004 if verdict != "undecided" else 0.41, verdict=verdict,
-            absolute=metric == "r2", why=f"The joint model's {metric} is {joint:.3f}, alone it is {level:.3f}.",
+            metric=metric,
+            greater_is_better=up,
+            joint=joint,
+            single=level,
+            linear=level * 0.97,
+            boosting=level * 1.01,
+            constant=0.5 if metric == "roc_auc" else 0.0 if metric == "r2" else level * 1.5,
+            delta=delta,
+            interval=(delta - half, delta + half),
+            p=0.004 if verdict != "undecided" else 0.41,
+            verdict=verdict,
+            absolute=metric == "r2",
+            why=f"The joint model's {metric} is {joint:.3f}, alone it is {level:.3f}.",
         )
         for method, factor in (("joint", 1 + delta), ("single", 1.0), ("linear", 0.97), ("boosting", 1.01)):
             methods.setdefault(method, {})[name] = tuple(level * factor * draw.gauss(1, 0.01) for _ in range(repeats))
     for epoch in range(1, epochs + 1):
-        records.append(Record(epoch=epoch, step=8 * epoch, split="valid", metric="skill",
-                              value=0.3 * (1 - math.exp(-epoch / 6)) - 0.002 * max(0, epoch - 18)))
+        records.append(
+            Record(
+                epoch=epoch,
+                step=8 * epoch,
+                split="valid",
+                metric="skill",
+                value=0.3 * (1 - math.exp(-epoch / 6)) - 0.002 * max(0, epoch - 18),
+            )
+        )
     comparison = Comparison(
-        tasks=compare, delta_m=sum(task.delta for task in compare.values()) / len(compare), interval=(-0.011, 0.014),
-        repeats=repeats, summary="Sharing helps no task beyond noise and hurts one: train married by itself.",
+        tasks=compare,
+        delta_m=sum(task.delta for task in compare.values()) / len(compare),
+        interval=(-0.011, 0.014),
+        repeats=repeats,
+        summary="Sharing helps no task beyond noise and hurts one: train married by itself.",
         protocol=f"{repeats} splits were re-drawn, 20 % for test; intervals use the corrected resampled t.",
         budget={"max_epochs": 30, "patience": 8, "trials": 1, "batch_size": 256},
-        methods=tuple(Method(name=name, values=values, parameters=18_000 + 1000 * index, seconds=3.2 * index + 1)
-                      for index, (name, values) in enumerate(methods.items())),
+        methods=tuple(
+            Method(name=name, values=values, parameters=18_000 + 1000 * index, seconds=3.2 * index + 1)
+            for index, (name, values) in enumerate(methods.items())
+        ),
     )
     gates = {name: {f"expert {index}": 1 / (index + 2) for index in range(4)} for name in names}
     return Report(
-        title=title, created="2031-05-04 10:20", tasks=tuple(tasks), history=History(records=tuple(records)),
+        title=title,
+        created="2031-05-04 10:20",
+        tasks=tuple(tasks),
+        history=History(records=tuple(records)),
         scores=tuple(Scores(split=split, scores=tuple(found)) for split, found in scores.items()),
-        comparison=comparison if compared else None, warnings=WARNINGS,
-        settings={"schema_version": 1, "data": {"train": "card.csv"},
-                  "model": {"sharing": {"kind": "mmoe", "experts": 4}},
-                  "optim": {"lr": 1e-3, "balance": None}, "trainer": {"max_epochs": 30, "monitors": ["skill", "loss"]}},
+        comparison=comparison if compared else None,
+        warnings=WARNINGS,
+        settings={
+            "schema_version": 1,
+            "data": {"train": "card.csv"},
+            "model": {"sharing": {"kind": "mmoe", "experts": 4}},
+            "optim": {"lr": 1e-3, "balance": None},
+            "trainer": {"max_epochs": 30, "monitors": ["skill", "loss"]},
+        },
         environment={"manyheads": "0.1.0", "torch": "2.4.0", "threads": 1},
-        notes={"gates": gates, "temperature": 1.5,
-               "log variances": {name: 0.1 * index - 0.2 for index, name in enumerate(names)}},
+        notes={
+            "gates": gates,
+            "temperature": 1.5,
+            "log variances": {name: 0.1 * index - 0.2 for index, name in enumerate(names)},
+        },
     )
 
 
@@ -138,15 +225,37 @@ REPORTS = {
     "bare": Report(title="bare"),
     "verdict": Report(title="scores", comparison=make().comparison),
     "undefined": Report(
-        title="undefined", tasks=(TaskInfo(name="y", kind="binary", metric="roc_auc", greater_is_better=True,
-                                           rows={"train": 0}, labels={"train": 0}),),
+        title="undefined",
+        tasks=(
+            TaskInfo(
+                name="y",
+                kind="binary",
+                metric="roc_auc",
+                greater_is_better=True,
+                rows={"train": 0},
+                labels={"train": 0},
+            ),
+        ),
         history=History(records=(Record(epoch=1, step=1, split="valid", task="y", metric="roc_auc", value=None),)),
-        scores=(Scores(split="test", scores=(
-            Score(task="y", metric="roc_auc", value=None, labels=0, why="no labels"),
-        )),),
-        comparison=Comparison(tasks={"y": TaskComparison(metric="roc_auc", joint=None, single=None, delta=None,
-                                                         interval=(None, None), p=None, verdict="undecided")},
-                              delta_m=None, interval=(None, None), repeats=0),
+        scores=(
+            Scores(split="test", scores=(Score(task="y", metric="roc_auc", value=None, labels=0, why="no labels"),)),
+        ),
+        comparison=Comparison(
+            tasks={
+                "y": TaskComparison(
+                    metric="roc_auc",
+                    joint=None,
+                    single=None,
+                    delta=None,
+                    interval=(None, None),
+                    p=None,
+                    verdict="undecided",
+                )
+            },
+            delta_m=None,
+            interval=(None, None),
+            repeats=0,
+        ),
     ),
 }
 
@@ -214,10 +323,21 @@ def test_every_report_renders_into_one_small_file(kind):
 def test_the_verdict_comes_first_and_the_numbers_are_there():
     text = words(render([REPORTS["typical"]]))
     place = 0
-    for part in ("card: does sharing help?", "Sharing helps no task beyond noise", WARNINGS[0], "The joint model's r2",
-                 "What sharing changed", "Every method, every task", "5 splits were re-drawn", "31.5 % missing",
-                 "The mean skill on valid is best", "undefined: only one class among the labels",
-                 "Task weights over the epochs", "schema_version: 1", "torch: 2.4.0"):
+    for part in (
+        "card: does sharing help?",
+        "Sharing helps no task beyond noise",
+        WARNINGS[0],
+        "The joint model's r2",
+        "What sharing changed",
+        "Every method, every task",
+        "5 splits were re-drawn",
+        "31.5 % missing",
+        "The mean skill on valid is best",
+        "undefined: only one class among the labels",
+        "Task weights over the epochs",
+        "schema_version: 1",
+        "torch: 2.4.0",
+    ):
         place = text.index(part, place)
     assert "−6.1 %" in text
     assert "+0.018†" in text
@@ -247,8 +367,11 @@ def test_a_crowd_is_cut_with_a_note():
 
 def test_weights_are_courses_whatever_their_number_and_equal_ones_say_nothing():
     def page_of(weights):
-        records = tuple(Record(epoch=epoch, step=epoch, split="train", task=task, metric="weight", value=weight)
-                        for task, own in weights.items() for epoch, weight in enumerate(own))
+        records = tuple(
+            Record(epoch=epoch, step=epoch, split="train", task=task, metric="weight", value=weight)
+            for task, own in weights.items()
+            for epoch, weight in enumerate(own)
+        )
         return words(render([Report(title="weights", history=History(records=records))]))
 
     text = page_of({"a": [1.0, 0.5], "b": [1.0, 1.5]})
@@ -305,10 +428,21 @@ def test_any_note_renders(value):
 def browse(page, tmp_path, *options):
     if BROWSER is None:
         pytest.skip("no Chromium or Chrome on this machine")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               "--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}",
-               *options, page.as_uri()]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        *options,
+        page.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
@@ -332,13 +466,17 @@ def test_a_browser_paints_the_page(tmp_path):
     assert pixels.shape[:2] == (1800, 1200)
     assert pixels[..., :3].std() > 0.03
     for part in range(4):
-        assert pixels[part * 450:(part + 1) * 450, :, :3].std() > 0.01
+        assert pixels[part * 450 : (part + 1) * 450, :, :3].std() > 0.01
 
 
 def with_use(report, use):
     """The report with what a scheme noted: task -> label -> one number per epoch."""
-    more = tuple(Record(epoch=epoch, step=epoch, split="sharing", task=task, metric=label, value=value)
-                 for task, own in use.items() for label, course in own.items() for epoch, value in enumerate(course))
+    more = tuple(
+        Record(epoch=epoch, step=epoch, split="sharing", task=task, metric=label, value=value)
+        for task, own in use.items()
+        for label, course in own.items()
+        for epoch, value in enumerate(course)
+    )
     return report.model_copy(update={"history": History(records=(*report.history, *more)), "notes": {}})
 
 
@@ -346,8 +484,10 @@ def course(start, end, epochs=31):
     return [start + (end - start) * epoch / (epochs - 1) for epoch in range(epochs)]
 
 
-USE = {"IQ": {"expert 1": course(0.5, 0.9), "expert 2": course(0.5, 0.1)},
-       "married": {"expert 1": course(0.5, 0.25), "<b>from</b> IQ": [None, *course(0.0, -0.4, 30)]}}
+USE = {
+    "IQ": {"expert 1": course(0.5, 0.9), "expert 2": course(0.5, 0.1)},
+    "married": {"expert 1": course(0.5, 0.25), "<b>from</b> IQ": [None, *course(0.0, -0.4, 30)]},
+}
 
 
 def section(page, name):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from manyheads import config
-from manyheads.doctor import table, with_tables
+from manyheads.commands.doctor import table, with_tables
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)

@@ -8,9 +8,9 @@ import numpy as np
 import torch.nn.functional as F
 from sklearn.preprocessing import StandardScaler
 
-from manyheads.boxes import Boxes
-from manyheads.masks import IGNORED
 from manyheads.metrics import Predicted
+from manyheads.metrics.boxes import Boxes
+from manyheads.metrics.masks import IGNORED
 from manyheads.ragged import objects
 from manyheads.tasks import Task
 

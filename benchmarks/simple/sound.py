@@ -9,8 +9,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from manyheads.metrics import Predicted
+from manyheads.metrics.sound import FULL
 from manyheads.ragged import objects
-from manyheads.sound import FULL
 from manyheads.tasks import Task
 
 from . import Fit, Labelled, classify, of_kind

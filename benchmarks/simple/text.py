@@ -11,8 +11,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from manyheads.data.columns.text import tokens_of
 from manyheads.metrics import Predicted
+from manyheads.metrics.spans import spans
 from manyheads.ragged import objects
-from manyheads.spans import spans
 from manyheads.tasks import Task
 
 from . import Fit, Labelled, classify, of_kind

@@ -17,7 +17,7 @@ from ._version import __version__
 from .faults import ConfigError, Fault, GateError
 
 if TYPE_CHECKING:
-    from .door import Door
+    from .commands.door import Door
     from .spec import RunSpec
 
 app = typer.Typer(
@@ -80,7 +80,7 @@ def demo(
 ) -> None:  # fmt: skip
     """The whole road on built-in real data: train a joint model, compare it with others, write a report."""
     door = _door(as_json, quiet, verbose, threads, force=force)
-    from .runs import demo
+    from .commands.runs import demo
 
     more = [*([f"trainer.accelerator={device}"] if device else []), *(overrides or [])]
     _answer(as_json, lambda: demo(output, door, repeats, more, seed, no_worse))
@@ -94,7 +94,7 @@ def init(
 ) -> None:  # fmt: skip
     """Write a commented config, guessed from a table."""
     door = _door(as_json, quiet, verbose, force=force)
-    from .starter import init
+    from .commands.starter import init
 
     _answer(as_json, lambda: init(table, output, door, _words(targets)))
 
@@ -106,7 +106,7 @@ def check(
 ) -> None:  # fmt: skip
     """Try everything but training: schema, label table, leakage, one tiny forward pass."""
     door = _door(as_json, quiet, verbose, threads)
-    from .runs import check
+    from .commands.runs import check
 
     _answer(as_json, lambda: check(_spec(config, overrides, seed, device), door))
 
@@ -120,8 +120,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train one model for all tasks."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
+    from .commands.runs import train
     from .gates import Gate
-    from .runs import train
 
     paths = config or [_own_config(output, resume)]
     demands = [Gate.of(text) for text in fail_under or ()]
@@ -135,7 +135,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score a trained model on a table; gates call this split `test`."""
     door = _door(as_json, quiet, verbose, threads)
-    from .apply import evaluate
+    from .commands.apply import evaluate
     from .gates import Gate
 
     demands = [Gate.of(text) for text in fail_under or ()]
@@ -153,7 +153,7 @@ def predict(
 ) -> None:  # fmt: skip
     """Predict every task for the rows of a table, in their order; label columns are not needed."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .apply import predict
+    from .commands.apply import predict
 
     named = _words(tasks), _words(keep) or ()
     _answer(as_json, lambda: predict(run, table, output, door, *named, name, trust or (), form, files))
@@ -177,7 +177,7 @@ def compare(
 ) -> None:  # fmt: skip
     """Should these tasks share a model? Joint against single-task models, linear models and boosting."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
-    from .comparing import Asked, compare, is_axis, shares_of
+    from .commands.comparing import Asked, compare, is_axis, shares_of
 
     beside = [text for text in overrides or () if is_axis(text)]  # as many words as were typed behind --methods
     plain = [text for text in overrides or () if text not in beside]
@@ -195,7 +195,7 @@ def affinity(
 ) -> None:  # fmt: skip
     """How related are these tasks? What learning each does to each other one, by several estimators."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .relate import affinity
+    from .commands.relate import affinity
 
     _answer(as_json, lambda: affinity(_spec(config, overrides, seed, device), output, door, _words(methods), seeds))
 
@@ -214,7 +214,7 @@ def group(
 ) -> None:  # fmt: skip
     """Which of these tasks should share a model? Groups are proposed by estimators and decided by training."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .divide import group
+    from .commands.divide import group
 
     more = _words(methods), measured, seeds, repeats, branches
     _answer(as_json, lambda: group(_spec(config, overrides, seed, device), output, door, budget, *more))
@@ -234,7 +234,7 @@ def tune(
 ) -> None:  # fmt: skip
     """Search settings within a budget, on validation; the test part is read once, at the end."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
-    from .tuning import tune
+    from .commands.tuning import tune
 
     asked = {"trials": trials, "timeout": timeout, "objective": objective, "single": single, "weights": weights}
     more = [*(overrides or []), *(f"tune.{k}={json.dumps(v)}" for k, v in asked.items() if v not in (None, False))]
@@ -258,7 +258,7 @@ def add_task(
 ) -> None:  # fmt: skip
     """Add a task to a trained model; exit code 5, and no file, if another task falls."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .later import add_task
+    from .commands.later import add_task
 
     named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or (), _words(curve) or ())
     _answer(as_json, lambda: add_task(run, data, output, door, *named))
@@ -270,7 +270,7 @@ def remove_task(
     trust: Trust = None, force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Take tasks from a trained model; the others' outputs stay the same, to the bit."""
-    from .later import remove
+    from .commands.later import remove
 
     door = _door(as_json, quiet, verbose, force=force)
     _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, False, trust or ()))
@@ -282,7 +282,7 @@ def subset(
     trust: Trust = None, force: Force = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """A model with some of a trained model's tasks, whose outputs stay the same, to the bit."""
-    from .later import remove
+    from .commands.later import remove
 
     door = _door(as_json, quiet, verbose, force=force)
     _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, True, trust or ()))
@@ -301,7 +301,7 @@ def merge(
 ) -> None:  # fmt: skip
     """Several models of one start into one, with the heads of all; each task is scored before and after."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
-    from .later import merge
+    from .commands.later import merge
 
     given = {k: v for k, v in (("scale", scale), ("density", density)) if v is not None}
     _answer(as_json, lambda: merge(runs, output, door, how, given, base, tolerance, trust or ()))
@@ -317,7 +317,7 @@ def verdict(
 ) -> None:  # fmt: skip
     """The statistics of `compare` on anyone's scores."""
     door = _door(as_json, quiet, verbose, force=force)
-    from .apply import verdict
+    from .commands.apply import verdict
 
     _answer(as_json, lambda: verdict(scores, door, output, baseline, ratio))
 
@@ -329,7 +329,7 @@ def report(
 ) -> None:  # fmt: skip
     """One page about one run, or several side by side."""
     door = _door(as_json, quiet, verbose, force=force)
-    from .runs import report
+    from .commands.runs import report
 
     _answer(as_json, lambda: report(runs, output, door))
 
@@ -343,7 +343,7 @@ def doctor(
 ) -> None:  # fmt: skip
     """Versions, threads and extras; or with --list, the words that a config may use."""
     door = _door(as_json, False, verbose)
-    from .doctor import catalogue, health
+    from .commands.doctor import catalogue, health
 
     _answer(as_json, lambda: health(door) if listed is None else catalogue(listed, door))
 
@@ -359,8 +359,8 @@ def _door(as_json: bool, quiet: bool, verbose: bool, threads: int | None = None,
         import torch
 
         torch.set_num_threads(threads)
-    from .display import Screen
-    from .door import Door
+    from .commands.display import Screen
+    from .commands.door import Door
 
     return Door(Screen(as_json, quiet), **how)
 

@@ -13,7 +13,7 @@ import torch
 from . import modelfile
 from .build import Prepared, make_training, prepare
 from .callback import Callback
-from .card import card
+from .commands.card import card
 from .compare import SIMPLE, Progress, compare
 from .data import Taskset
 from .data.readers import frame_of

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .alike import signature
 from .callback import Callback
 from .evaluate import Result, Seen, results
 from .faults import DataError
 from .files import quoted, to_bytes, write_atomically
 from .model import Ensemble, Model
 from .results import History, Record
-from .stacked import Stack
+from .stacking.alike import signature
+from .stacking.stacked import Stack
 from .stopping import Best
 from .train import Training
 

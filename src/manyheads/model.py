@@ -15,7 +15,7 @@ from .blocks import Named, initialise, pool, seed_of
 from .catalog import hint
 from .data import Inputs
 from .faults import ConfigError
-from .heads import Product, in_places, out_of_places
+from .gradients.heads import Product, in_places, out_of_places
 from .sharing import Beside, Features, Sharing, Trace
 from .tasks import Task
 

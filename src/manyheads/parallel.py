@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from .alike import signature
 from .catalog import hint
 from .faults import ConfigError, MissingExtra
 from .ledger import Ended, Ledger
-from .stacked import Progress, run_all
+from .stacking.alike import signature
+from .stacking.stacked import Progress, run_all
 from .train import Training
 
 SHARE = 64

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .catalog import hint
 from .metrics import METRICS
-from .results import Comparison, Interval, Method, TaskComparison, Value
+from .results import Comparison, Interval, Method, Number, TaskComparison, Value
 from .statistics import (
     ALPHA,
     MOST_REPEATS,
@@ -290,3 +290,36 @@ def _best(values: Mapping[str, float | None], greater_is_better: bool) -> str | 
     if not there:
         return None
     return (max if greater_is_better else min)(there, key=lambda n: there[n])
+
+
+def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tuple[str, dict[str, Number], str]:
+    """The method to recommend, by what all are worth on validation: (its name, delta-m of each, why).
+
+    Args:
+        methods: ``single`` among them, with values on validation and parameters.
+        tasks: task -> metric and direction.
+    """
+    single = methods["single"]
+    rows = {}
+    for name, method in methods.items():
+        deltas = []
+        for task, direction in tasks.items():
+            own, base = floats(method.values[task]), floats(single.values[task])  # type: ignore[arg-type]
+            absolute = is_absolute(base, direction.metric)
+            deltas.append(delta(own, base, direction.greater_is_better, absolute, direction.metric))
+        there = [d for d in deltas if not np.isnan(d).all()]
+        rows[name] = np.mean(there, axis=0) if there else np.zeros(len(next(iter(single.values.values()), ())))
+    means = {name: float(np.nanmean(row)) if not np.isnan(row).all() else 0.0 for name, row in rows.items()}
+    top = max(means, key=lambda name: means[name])
+    for name in sorted(methods, key=lambda name: methods[name].parameters or 0):
+        gap = rows[top] - rows[name]
+        gap = gap[~np.isnan(gap)]
+        spread = float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
+        error = spread / max(len(gap), 1) ** 0.5
+        if name == top or means[top] - means[name] <= error:
+            said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
+            why = f"On validation, the mean over tasks against single-task models: {said}."
+            if name != top:
+                why += f" `{name}` is simpler than `{top}` and within a standard error of it ({100 * error:.1f} %)."
+            return name, dict(means), why
+    raise AssertionError("the best method is within a standard error of itself")

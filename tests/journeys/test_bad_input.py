@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 from manyheads.cli import main
+from manyheads.metrics.sound import write_wav
 from manyheads.pictures import png
-from manyheads.sound import write_wav
 
 N = 40
 RATE = 4000

@@ -18,7 +18,7 @@ from manyheads.balance import Balance
 from manyheads.balance.gradnorm import GradNorm
 from manyheads.catalog import find, index
 from manyheads.cli import main
-from manyheads.doctor import entries
+from manyheads.commands.doctor import entries
 from manyheads.report import render
 from manyheads.results import History, Record, Report, TaskInfo
 

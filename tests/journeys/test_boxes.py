@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from manyheads.boxes import iou
 from manyheads.cli import main
+from manyheads.metrics.boxes import iou
 
 CONFIG = {
     "schema_version": 1,

@@ -13,9 +13,9 @@ import pytest
 
 from manyheads import config
 from manyheads.cli import main
+from manyheads.commands.tuning import write
 from manyheads.results import Tuned
 from manyheads.tune import read, settings_of
-from manyheads.tuning import write
 
 pytest.importorskip("optuna")
 
@@ -154,7 +154,7 @@ def test_an_interruption_says_how_it_goes_on(there, capsys, monkeypatch):
     def interrupted(*args, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("manyheads.tuning.search", interrupted)
+    monkeypatch.setattr("manyheads.commands.tuning.search", interrupted)
     assert main(["tune", "-c", "run.yaml", "-o", "stopped"]) == 130
     said = capsys.readouterr().out
     assert "Interrupted: no trial has ended yet. manyheads tune -o stopped --resume goes on." in said

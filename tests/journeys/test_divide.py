@@ -7,8 +7,8 @@ import json
 import pytest
 
 from manyheads.cli import main
-from manyheads.divide import distinct, read
-from manyheads.grouping import best
+from manyheads.commands.divide import distinct, read
+from manyheads.grouping.partition import best
 from manyheads.results import Evidence
 
 CONFIG = """

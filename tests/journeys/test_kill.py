@@ -54,7 +54,7 @@ def _train(folder, output, more):
 def _start(folder, output, *more):
     """A process that forks from one where torch is imported already: a kill costs a second less."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pandas", "manyheads.runs", "manyheads.stacked"])
+    context.set_forkserver_preload(["torch", "pandas", "manyheads.commands.runs", "manyheads.stacking.stacked"])
     process = context.Process(target=_train, args=(folder, output, more))
     process.start()
     return process

@@ -11,7 +11,7 @@ import pytest
 from manyheads.cli import main
 from manyheads.data.formats.conll import Conll
 from manyheads.data.formats.conll04 import Conll04
-from manyheads.spans import bio, spans
+from manyheads.metrics.spans import bio, spans
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ["model.encoder.d_word=16", "model.encoder.d_parts=8", "model.encoder.d_hidden=16", "model.encoder.dropout=0.1"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from manyheads.cli import main
-from manyheads.relate import matrix_table, read
+from manyheads.commands.relate import matrix_table, read
 from manyheads.results import Evidence
 
 CONFIG = """

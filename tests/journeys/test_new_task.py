@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from manyheads import later, modelfile
-from manyheads.adding import bytes_of
+from manyheads import modelfile
 from manyheads.cli import main
+from manyheads.commands import later
 from manyheads.evaluate import run
+from manyheads.growing.adding import bytes_of
 from manyheads.transfer import Way
 from manyheads.transfer.finetune import FineTune
 

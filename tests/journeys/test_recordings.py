@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from manyheads import spoken
 from manyheads.cli import main
-from manyheads.sound import FULL, read_wav, write_wav
+from manyheads.metrics import spoken
+from manyheads.metrics.sound import FULL, read_wav, write_wav
 
 RATE = 4000
 CONFIG = {

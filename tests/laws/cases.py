@@ -23,12 +23,12 @@ from manyheads.catalog import find, index
 from manyheads.data import Block, Taskset
 from manyheads.data.formats import Format
 from manyheads.encoders import Encoder
+from manyheads.metrics.spans import spans
 from manyheads.model import Model
 from manyheads.objectives import Objective
 from manyheads.penalties import Penalty
 from manyheads.ragged import Ragged, objects
 from manyheads.sharing import Sharing
-from manyheads.spans import spans
 from manyheads.tasks import Task
 from manyheads.tasks.relation import RANK, WIDTH
 from manyheads.transfer import Way

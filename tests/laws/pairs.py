@@ -10,7 +10,7 @@ import torch
 from cases import Case, build, catalogue, five_tasks, inputs_of, layout_of, targets_for
 
 from manyheads.encoders import Encoder
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.sharing import Sharing
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from manyheads.sound import write_wav
+from manyheads.metrics.sound import write_wav
 
 
 @dataclass(frozen=True)

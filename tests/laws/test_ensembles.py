@@ -8,7 +8,7 @@ from cases import layout_of, rows_for
 from pairs import kinds, losses_of, model_of, used_by, x_of
 
 from manyheads.data import Batch
-from manyheads.gramian import Gradients
+from manyheads.gradients.gramian import Gradients
 from manyheads.model import Ensemble
 from manyheads.objectives import Supervised
 from manyheads.sharing import Trace

@@ -8,21 +8,21 @@ import pytest
 import torch
 from cases import catalogue
 
-from manyheads.alike import signature
 from manyheads.balance import Balance
 from manyheads.balance.aggregation import Aggregation
 from manyheads.blocks import Named
 from manyheads.build import make_training, prepare, split_parts
 from manyheads.evaluate import Seen, results, run
 from manyheads.faults import ConfigError
-from manyheads.gramian import Gradients
+from manyheads.gradients.gramian import Gradients
 from manyheads.members import Members, folds
 from manyheads.parallel import run_over
 from manyheads.penalised import corresponding
 from manyheads.sharing import Sharing
 from manyheads.spec import RunSpec, merged
-from manyheads.stacked import run_all
-from manyheads.stackedgradients import StackedGradients
+from manyheads.stacking.alike import signature
+from manyheads.stacking.gradients import StackedGradients
+from manyheads.stacking.stacked import run_all
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Count, Regression
 

@@ -14,8 +14,8 @@ from manyheads.balance import Balance
 from manyheads.catalog import find
 from manyheads.data import Batch
 from manyheads.encoders import Encoder
-from manyheads.gramian import Gradients
-from manyheads.graph import reached
+from manyheads.gradients.gramian import Gradients
+from manyheads.gradients.graph import reached
 from manyheads.model import Model
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace

@@ -13,9 +13,9 @@ from manyheads import results
 from manyheads.data.columns import Column
 from manyheads.data.columns import fitted as fit_column
 from manyheads.metrics import Predicted
+from manyheads.metrics.sound import write_wav
 from manyheads.pictures import png
 from manyheads.report.layers import agreement
-from manyheads.sound import write_wav
 from manyheads.tasks import Task
 
 SHOWN = TypeAdapter(results.Shown)

@@ -17,16 +17,16 @@ from PIL import Image
 
 from manyheads import metrics
 from manyheads.augment import Augmentation
-from manyheads.boxes import Boxes, iou
 from manyheads.catalog import find
 from manyheads.data import Block, Taskset
 from manyheads.data.formats.pictures import Pictures
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError
 from manyheads.metrics import Predicted
+from manyheads.metrics.boxes import Boxes, iou
+from manyheads.metrics.overlap import giou, kept
+from manyheads.metrics.overlap import iou as iou_of_tensors
 from manyheads.model import Model
-from manyheads.overlap import giou, kept
-from manyheads.overlap import iou as iou_of_tensors
 from manyheads.ragged import Ragged, objects
 from manyheads.sharing import Sharing
 from manyheads.tasks import Task

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from manyheads.blocks import BatchedLinear
-from manyheads.gramian import Gradients
-from manyheads.layers import accumulate
+from manyheads.gradients.gramian import Gradients
+from manyheads.gradients.layers import accumulate
 
 D = 6
 

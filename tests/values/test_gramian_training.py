@@ -19,7 +19,7 @@ from pairs import pairs
 from manyheads.balance import Losses
 from manyheads.balance.aggregation import Aggregation, Solution
 from manyheads.data import Batch
-from manyheads.gramian import Gradients
+from manyheads.gradients.gramian import Gradients
 from manyheads.objectives import Supervised
 from manyheads.sharing import Trace
 

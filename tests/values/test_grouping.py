@@ -8,7 +8,7 @@ import pytest
 import scipy.cluster.hierarchy
 from scipy.spatial.distance import squareform
 
-from manyheads.grouping import advised, best, centred, dendrogram, gains_of, value_of
+from manyheads.grouping.partition import advised, best, centred, dendrogram, gains_of, value_of
 from manyheads.results import Dendrogram, Grouping, Relatedness
 
 
@@ -114,7 +114,7 @@ def test_fifteen_tasks_take_seconds_and_beat_the_search_for_many(overlap, monkey
         assert found.exact
         check(found, gains, None)
         with monkeypatch.context() as patch:
-            patch.setattr("manyheads.grouping.EXACT", 0)
+            patch.setattr("manyheads.grouping.partition.EXACT", 0)
             near = best(gains, budget, overlap=overlap)
         assert not near.exact
         assert "not for certain the best" in near.note
@@ -125,7 +125,7 @@ def test_fifteen_tasks_take_seconds_and_beat_the_search_for_many(overlap, monkey
 def test_the_search_keeps_to_the_budget(kind, monkeypatch):
     gains, cost = named(np.random.default_rng(1).normal(size=(9, 9))), prices(kind)
     exact = best(gains, 5, cost=cost)
-    monkeypatch.setattr("manyheads.grouping.EXACT", 0)
+    monkeypatch.setattr("manyheads.grouping.partition.EXACT", 0)
     found = best(gains, 5, cost=cost)
     check(found, gains, cost)
     assert 0.8 * exact.total <= found.total <= exact.total + 1e-9
@@ -184,7 +184,7 @@ def test_a_model_has_to_add_its_margin(overlap, monkeypatch):
         assert found.total - margin * found.cost == pytest.approx(known)
         check(found, gains, None)
     with monkeypatch.context() as patch:
-        patch.setattr("manyheads.grouping.EXACT", 0)
+        patch.setattr("manyheads.grouping.partition.EXACT", 0)
         assert best(gains, 6, overlap=overlap, margin=50.0).cost == 1
 
 
@@ -287,7 +287,7 @@ class TestAdvised:
             if {t for g in family for t in g} == set(gains) and (overlap or sum(map(len, family)) == 5)
         )
         assert found.total == pytest.approx(known)
-        monkeypatch.setattr("manyheads.grouping.EXACT", 0)
+        monkeypatch.setattr("manyheads.grouping.partition.EXACT", 0)
         assert best(gains, 3, overlap=overlap, total=True).total == pytest.approx(known)
 
 

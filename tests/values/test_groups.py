@@ -8,11 +8,11 @@ from manyheads.build import make_training, prepare, split_parts
 from manyheads.config import check, tasks_of
 from manyheads.evaluate import measure, results
 from manyheads.faults import ConfigError
-from manyheads.groups import Study, validate
-from manyheads.ofgroup import labelled_rows, of_group
-from manyheads.recommend import agreement, chosen, recommendation
+from manyheads.grouping.groups import Study, validate
+from manyheads.grouping.ofgroup import labelled_rows, of_group
+from manyheads.grouping.recommend import agreement, recommendation
 from manyheads.results import Grouping, GroupingStudy, Method
-from manyheads.verdicts import Direction
+from manyheads.verdicts import Direction, chosen
 
 NAMES = ("a", "b", "c")
 UP = {"a": Direction("accuracy", True), "b": Direction("accuracy", True)}

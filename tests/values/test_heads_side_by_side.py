@@ -21,9 +21,9 @@ from manyheads.catalog import find
 from manyheads.data import Batch, Block, Taskset
 from manyheads.encoders.tabular import Tabular
 from manyheads.faults import ConfigError
-from manyheads.gramian import Gradients
-from manyheads.heads import LinearHeads, Product
-from manyheads.jacobian import Jacobian
+from manyheads.gradients.gramian import Gradients
+from manyheads.gradients.heads import LinearHeads, Product
+from manyheads.gradients.jacobian import Jacobian
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace
 from manyheads.tasks import Task

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from manyheads.adding import add_task
 from manyheads.catalog import find, index
 from manyheads.faults import ConfigError
-from manyheads.grown import joined, labels_of, members_of
+from manyheads.growing.adding import add_task
+from manyheads.growing.grown import joined, labels_of, members_of
+from manyheads.growing.merge import Average, Merging, Source, fingerprint, merge, nearness, trunk_of
+from manyheads.growing.oldrows import of_frame
 from manyheads.learner import Learner
-from manyheads.merge import Average, Merging, Source, fingerprint, merge, nearness, trunk_of
-from manyheads.oldrows import of_frame
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Regression
 
@@ -194,7 +194,7 @@ def test_task_vectors_need_a_start_and_prints_tell_it(family):
 def test_running_statistics_are_measured_not_merged(family):
     from torch import nn
 
-    from manyheads.merge import _measure, _with_statistics
+    from manyheads.growing.merge import _measure, _with_statistics
 
     start, _ = family
     (one,) = [joined(m) for m in [members_of(start.model, start.spec, start.dataset.preprocess.layouts)[:1]]]

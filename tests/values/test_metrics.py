@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from manyheads.formulas import FOREIGN
 from manyheads.metrics import METRICS, Measured, Metric, Predicted, bootstrap, constant_prediction, find, redraws
+from manyheads.metrics.formulas import FOREIGN
 from manyheads.ragged import objects
 
 PLAIN = [

@@ -9,10 +9,10 @@ from scipy import stats
 
 from manyheads.affinity import Estimator, Reading
 from manyheads.affinity.lookahead import Lookahead
+from manyheads.affinity.readings import gathered, summary
+from manyheads.affinity.related import affinity, estimators_of
 from manyheads.affinity.rsa import RSA
 from manyheads.faults import ConfigError
-from manyheads.readings import gathered, summary
-from manyheads.related import affinity, estimators_of
 from manyheads.results import Relatedness
 from manyheads.spec import RunSpec
 from manyheads.tasks.classification import Binary

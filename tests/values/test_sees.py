@@ -22,7 +22,7 @@ from manyheads.cli import main
 from manyheads.data import Batch
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.model import Ensemble
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace

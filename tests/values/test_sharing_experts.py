@@ -15,7 +15,7 @@ from cases import inputs_of, layout_of, small_tasks
 from manyheads.blocks import initialise
 from manyheads.encoders import Encoder
 from manyheads.encoders.tabular import Tabular
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.sharing import Trace, run
 from manyheads.sharing.cgc import CGC
 from manyheads.sharing.dselectk import DSelectK, Selectors, smooth_step

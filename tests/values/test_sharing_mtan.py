@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_sharing_stitch import ENCODERS, NAMES, TASKS, made, rows, tabular, values
 
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.sharing import Trace
 from manyheads.sharing.hard import Hard
 from manyheads.sharing.mtan import MTAN, shaped_like

@@ -19,7 +19,7 @@ from cases import Case, build, inputs_of, layout_of, rows_for, small_tasks
 from manyheads.catalog import find
 from manyheads.data import Batch
 from manyheads.encoders import Encoder
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.model import Model
 from manyheads.objectives import Supervised
 from manyheads.sharing import Sharing, Trace

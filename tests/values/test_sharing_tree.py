@@ -20,7 +20,7 @@ from manyheads.blocks import initialise
 from manyheads.catalog import find, make
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError
-from manyheads.graph import reached
+from manyheads.gradients.graph import reached
 from manyheads.sharing import Sharing, Trace
 from manyheads.sharing.hard import Hard
 from manyheads.sharing.hierarchical import Hierarchical

@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 sys.path.insert(0, str(Path(__file__).parent.parent / "laws"))
 from cases import catalogue
 
-from manyheads import solvers
 from manyheads.balance import Balance
 from manyheads.catalog import find
+from manyheads.gradients import solvers
 
 TIGHT = 1e-8
 KINDS = (

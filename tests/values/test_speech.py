@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from manyheads import metrics, spoken
+from manyheads import metrics
 from manyheads.augment.noise import Noise
 from manyheads.data import Taskset
 from manyheads.data.columns.audio import Audio
@@ -20,9 +20,9 @@ from manyheads.data.formats.wavs import Wavs
 from manyheads.encoders.audio import Audio as AudioEncoder
 from manyheads.encoders.audio import LogMel, Recurrent
 from manyheads.faults import ConfigError, DataError
-from manyheads.metrics import Predicted
+from manyheads.metrics import Predicted, spoken
+from manyheads.metrics.sound import FULL, mel_filters, n_frames, read_wav, resampled, si_sdr, spectrum, waves, write_wav
 from manyheads.ragged import Ragged, objects
-from manyheads.sound import FULL, mel_filters, n_frames, read_wav, resampled, si_sdr, spectrum, waves, write_wav
 from manyheads.tasks import speech
 from manyheads.tasks.speech import Reconstruction, Transcription
 

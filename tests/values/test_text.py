@@ -25,8 +25,8 @@ from manyheads.encoders import Encoder
 from manyheads.encoders.text import Attention, Recurrent, Words
 from manyheads.faults import ConfigError, DataError
 from manyheads.metrics import Predicted
+from manyheads.metrics.spans import bio, spans
 from manyheads.ragged import Ragged, objects
-from manyheads.spans import bio, spans
 from manyheads.spec import ModelSpec, settled
 from manyheads.tasks.relation import CLUES, RANK, WIDTH, Relation, pair_scores
 from manyheads.tasks.text import Tagging, viterbi

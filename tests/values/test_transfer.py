@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from manyheads.adding import add_task, encoded
 from manyheads.blocks import learning
 from manyheads.callback import Callback
 from manyheads.data import Batch
 from manyheads.evaluate import results, run
 from manyheads.faults import ConfigError, DataError
-from manyheads.grown import grow, labels_of, members_of, shrink
+from manyheads.growing.adding import add_task, encoded
+from manyheads.growing.grown import grow, labels_of, members_of, shrink
+from manyheads.growing.oldrows import Kept, both, of_frame
 from manyheads.learner import Learner
 from manyheads.objectives import Supervised
-from manyheads.oldrows import Kept, both, of_frame
 from manyheads.sharing import Trace
 from manyheads.spec import OptimSpec, TrainerSpec
 from manyheads.tasks.classification import Binary, Multiclass

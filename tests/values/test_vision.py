@@ -21,8 +21,8 @@ from manyheads.data.formats.idx import paired
 from manyheads.data.formats.pictures import components, voc
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError
-from manyheads.masks import IGNORED
 from manyheads.metrics import Predicted
+from manyheads.metrics.masks import IGNORED
 from manyheads.model import Model
 from manyheads.pictures import RESIZES, Canvas, decoded, indices, opened, png
 from manyheads.ragged import objects

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..jacobian import squared
+from ..gradients.jacobian import squared
 from . import Estimator, Reading, no_common
 from .probe import Probe
 

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from ..blocks import labelled_modules
 from ..copies import batchable
 from ..data import Batch
-from ..gramian import Gradients
+from ..gradients.gramian import Gradients
 from ..model import Outputs
 from ..objectives import Supervised, at_full_width, matching, present
 from ..sharing import Trace

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data import Taskset
+from ..metrics.sound import FULL
 from ..ragged import Ragged
-from ..sound import FULL
 from ..tasks import Task
 from . import Augmentation
 

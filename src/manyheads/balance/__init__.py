@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..catalog import hint
 from ..faults import ConfigError
-from ..gramian import Cut
-from ..graph import Walk
-from ..jacobian import Jacobian
+from ..gradients.gramian import Cut
+from ..gradients.graph import Walk
+from ..gradients.jacobian import Jacobian
 from ..ranges import Range
 
 Look = Callable[..., Mapping[str, Tensor]]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gramian import MODES, Gradients
-from ..jacobian import Jacobian
+from ..gradients.gramian import MODES, Gradients
+from ..gradients.jacobian import Jacobian
 from . import Balance, Losses
 from .given import gramian, vector, whole
 

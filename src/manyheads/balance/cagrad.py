@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from .. import solvers
+from ..gradients import solvers
 from ..ranges import Range, between
 from .aggregation import Aggregation, Problem, Solution
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import solvers
+from ..gradients import solvers
 from .aggregation import Aggregation, Problem, Solution
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from .. import solvers
+from ..gradients import solvers
 from ..ranges import Range, between
 from .aggregation import Aggregation, Problem, Solution
 

@@ -9,8 +9,8 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from ..jacobian import Jacobian, squared
-from ..layers import accumulate
+from ..gradients.jacobian import Jacobian, squared
+from ..gradients.layers import accumulate
 from . import Balance, Losses
 from .aggregation import UNSOLVED, Solution, Watch
 

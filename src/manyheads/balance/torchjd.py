@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..catalog import hint
 from ..faults import ConfigError, Fault, MissingExtra
-from ..gramian import MODES
-from ..jacobian import Jacobian
+from ..gradients.gramian import MODES
+from ..gradients.jacobian import Jacobian
 from . import Balance, Look, Losses, Weighting
 from .aggregation import UNSOLVED, Aggregation, Array, Problem, Solution
 from .held import Held, ours

@@ -16,10 +16,10 @@ from ..blocks import seed_of
 from ..catalog import make
 from ..faults import ConfigError
 from ..parallel import workers
-from ..recommend import chosen
 from ..results import Cost, Method, MethodStudy
 from ..spec import Part
 from ..statistics import Change, from_draws
+from ..verdicts import chosen
 from ..verdicts import compare as judge
 from . import words
 from .goals import Data, Goal

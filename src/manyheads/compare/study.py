@@ -16,13 +16,12 @@ from ..evaluate import Result, measure, results
 from ..ledger import Ledger
 from ..members import Members
 from ..parallel import run_over
-from ..recommend import chosen
 from ..results import Method
 from ..spec import RunSpec
 from ..statistics import Change, from_draws, paired_draws
 from ..tasks import Task
 from ..train import Training
-from ..verdicts import Direction, Verdicts
+from ..verdicts import Direction, Verdicts, chosen
 from ..verdicts import compare as judge
 from . import words
 from .single import alone, labelled_part, only

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import Dropout, Named
+from ..metrics.sound import FULL, mel_filters, n_frames, spectrum
 from ..ragged import Ragged
 from ..ranges import Range, between, choice, whole
-from ..sound import FULL, mel_filters, n_frames, spectrum
 from . import Encoder, Layout
 
 Heard = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..catalog import hint
 from ..faults import ConfigError, MissingExtra
-from ..graph import reached
+from ..gradients.graph import reached
 from ..ragged import Ragged
 
 CLOSE = 1e-4

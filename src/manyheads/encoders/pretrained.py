@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import Named
+from ..metrics.sound import FULL
 from ..ranges import Range, between, log
-from ..sound import FULL
 from . import Encoder, Layout
 from .backbone import Behind, Call, Cut, Words, architecture, backbone, entered, frames_of, joined, preparation
 

@@ -12,11 +12,11 @@ beside what it is about (`spans`, `masks`, `boxes`, `spoken`).
 from __future__ import annotations
 
 from ..catalog import hint
-from ..formulas import FOREIGN
 from .classes import CLASSES, within
 from .constants import constant_prediction
 from .contract import Measured, Metric, Part, Predicted
 from .draws import bootstrap, redraws
+from .formulas import FOREIGN
 from .numbers import NUMBERS
 from .objects import OBJECTS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import formulas as f
+from . import formulas as f
 from .contract import TOO_LARGE, VARIED, Metric
 
 _LEVEL, _BINARY, _LABELS = frozenset({"ordinal"}), frozenset({"binary"}), frozenset({"multilabel"})

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..formulas import Array, Parts, Weigh
+from .formulas import Array, Parts, Weigh
 
 TOO_LARGE = "An error is too large for a floating-point number."
 VARIED = "At least two different labels are needed."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import formulas as f
+from . import formulas as f
 from .contract import TOO_LARGE, VARIED, Metric
 
 _NUMBER, _LEVEL = frozenset({"regression", "count"}), frozenset({"ordinal"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import boxes, masks, spans, spoken
+from . import boxes, masks, spans, spoken
 from .contract import Metric
 
 _TAGS, _MASKS, _BOXES = frozenset({"tagging", "relation"}), frozenset({"segmentation"}), frozenset({"detection"})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..balance import Losses
 from ..data import Batch
-from ..gramian import Cut
+from ..gradients.gramian import Cut
 from ..model import Outputs
 from ..sharing import Trace
 from ..tasks import Task

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyheads.results import Evidence, Report
+from ..results import Evidence, Report
 
 if TYPE_CHECKING:
     import jinja2
@@ -26,7 +26,7 @@ def render(reports: Sequence[Report]) -> str:
     Raises:
         ValueError: there is no run.
     """
-    from manyheads.report.views import View, side_by_side
+    from .views import View, side_by_side
 
     if not reports:
         raise ValueError("A page should show at least one report. Found none.")
@@ -78,7 +78,7 @@ def render_evidence(evidence: Evidence) -> str:
     Args:
         evidence: what was found; sections without anything are left out.
     """
-    from manyheads.report.sharing import SharingView
+    from .sharing import SharingView
 
     page = _environment().get_template("sharing.html.jinja")
     return page.render(title=evidence.title, view=SharingView(evidence))
@@ -120,7 +120,7 @@ def _distinct(titles: Sequence[str]) -> list[str]:
 def _environment() -> jinja2.Environment:
     import jinja2
 
-    from manyheads.report import figures, forests, views, words
+    from . import figures, forests, views, words
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

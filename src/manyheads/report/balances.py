@@ -9,9 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import figures, notes
-from manyheads.report.words import MINUS, NONE, number, percent
-from manyheads.results import TaskInfo
+from ..results import TaskInfo
+from . import figures, notes
+from .words import MINUS, NONE, number, percent
 
 Series = Mapping[tuple[str, str | None, str | None], Sequence[tuple[int, float | None]]]
 """(metric, split, task) -> (epoch, value)."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from manyheads.report.figures import ticks
-from manyheads.report.words import NONE, number
-from manyheads.results import Dendrogram
+from ..results import Dendrogram
+from .figures import ticks
+from .words import NONE, number
 
 WIDE, LEFT, RIGHT = 320.0, 46.0, 14.0
 STEP = 28

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from manyheads.report import layers, sentences
-from manyheads.report.words import percent
-from manyheads.results import Boxes, Example, Mask, Pair, Picture, Shown, Sound, Tags, Text
+from ..results import Boxes, Example, Mask, Pair, Picture, Shown, Sound, Tags, Text
+from . import layers, sentences
+from .words import percent
 
 WIDE = 288
 """Width of a drawing, in its own units; letters are 13 of them."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from manyheads.report.words import number
+from .words import number
 
 Points = Sequence[tuple[float, float | None]]
 

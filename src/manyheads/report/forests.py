@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from manyheads.report.figures import ticks
-from manyheads.report.words import SIGNS, change, change_span, tally
-from manyheads.results import Comparison, Interval, Number, TaskComparison
+from ..results import Comparison, Interval, Number, TaskComparison
+from .figures import ticks
+from .words import SIGNS, change, change_span, tally
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from statistics import correlation
 
 from markupsafe import Markup
 
-from manyheads.report import charts
-from manyheads.report.charts import Dot
-from manyheads.report.words import change, number
-from manyheads.results import Comparison, Evidence, TunedSide
+from ..results import Comparison, Evidence, TunedSide
+from . import charts
+from .charts import Dot
+from .words import change, number
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from manyheads.report.words import percent
-from manyheads.results import Boxes, Mask, Sound
+from ..results import Boxes, Mask, Sound
+from .words import percent
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import figures
-from manyheads.report.words import block, decimals, number
+from . import figures
+from .words import block, decimals, number
 
 _COLUMNS, _ROWS, _SHORT = 40, 60, 12
 _COURSES = 240

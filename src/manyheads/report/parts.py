@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from manyheads.report.words import decimals, number, percent
-from manyheads.results import Part, Report, Score
+from ..results import Part, Report, Score
+from .words import decimals, number, percent
 
 SHORT = 12
 """Rows of a table that is not folded."""

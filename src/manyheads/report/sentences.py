@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 from markupsafe import Markup
 
-from manyheads.results import Tags
+from ..results import Tags
 
 Span = tuple[int, int, str]
 

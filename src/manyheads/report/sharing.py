@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from manyheads.report import charts, figures, words
-from manyheads.report.charts import Course, Dot
-from manyheads.report.fronts import of_methods, of_trials
-from manyheads.report.words import NONE, change, decimals, number, signed
-from manyheads.results import Comparison, Evidence, Grouping, Relatedness, TunedSide
+from ..results import Comparison, Evidence, Grouping, Relatedness, TunedSide
+from . import charts, figures, words
+from .charts import Course, Dot
+from .fronts import of_methods, of_trials
+from .words import NONE, change, decimals, number, signed
 
 MOST = 30
 """Tasks that a matrix has at most, and a figure with a card for each task 12."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from manyheads.report import balances, examples, figures, notes, parts
-from manyheads.report.words import NONE, decimals, number, span
-from manyheads.results import Report, Score, TaskComparison, TaskInfo
+from ..results import Report, Score, TaskComparison, TaskInfo
+from . import balances, examples, figures, notes, parts
+from .words import NONE, decimals, number, span
 
 METHODS = ("joint", "single", "linear", "boosting", "constant")
 VALID = ("valid", "val", "validation")

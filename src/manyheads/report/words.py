@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manyheads.results import TaskComparison
+from ..results import TaskComparison
 
 NONE = "–"
 MINUS = "\u2212"

@@ -14,7 +14,7 @@ from ..catalog import hint, word
 from ..copies import Copies, part, stack, unstack
 from ..data import Inputs
 from ..encoders import Encoder
-from ..heads import Product
+from ..gradients.heads import Product
 from ..penalties import Penalty
 from ..ranges import Range
 from ..tasks import Task

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..boxes import Boxes
-from ..formulas import Array
 from ..metrics import Metric, Predicted, constant_prediction
+from ..metrics.boxes import Boxes
+from ..metrics.formulas import Array
 from ..ragged import Ragged, objects
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .. import exhibits, results
 from ..faults import ConfigError, DataError
-from ..masks import IGNORED
 from ..metrics import Metric, Predicted
+from ..metrics.masks import IGNORED
 from ..pictures import Canvas, indices, opened, png
 from ..ragged import objects
 from . import Task, _constants, column, rows_with

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import results
-from ..boxes import MOST, Boxes
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
-from ..overlap import giou, kept
+from ..metrics.boxes import MOST, Boxes
+from ..metrics.overlap import giou, kept
 from ..pictures import Canvas, opened
 from ..ragged import Ragged, Rows, objects
 from . import Task, _constants, column, plain, rows_with

@@ -17,8 +17,8 @@ from ..blocks import Dropout
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
+from ..metrics.spans import Span, spans
 from ..ragged import Ragged, Rows, objects
-from ..spans import Span, spans
 from . import Task, _constants, rows_with
 from .text import _Tagged, cells, inventory, numbered, sequence, shares, token_errors
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import exhibits, results, spoken
+from .. import exhibits, results
 from ..blocks import Head
 from ..faults import ConfigError, DataError
-from ..metrics import Metric, Predicted
+from ..metrics import Metric, Predicted, spoken
+from ..metrics.sound import FULL, n_frames, resampled, samples_of, si_sdr, spectrum, waves, write_wav
 from ..ragged import Ragged, Rows, objects
-from ..sound import FULL, n_frames, resampled, samples_of, si_sdr, spectrum, waves, write_wav
 from . import Task, _constants, column, plain
 
 if TYPE_CHECKING:

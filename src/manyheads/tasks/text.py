@@ -15,8 +15,8 @@ from .. import results
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
+from ..metrics.spans import bio, spans
 from ..ragged import Ragged, Rows, objects
-from ..spans import bio, spans
 from . import Task, _constants, rows_with
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 
 from ... import exhibits
 from ...faults import ConfigError, DataError
+from ...metrics.sound import resampled, samples_of
 from ...ragged import Ragged
-from ...sound import resampled, samples_of
 from ..values import place
 from . import Column
 

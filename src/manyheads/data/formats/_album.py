@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...faults import DataError
-from ...masks import IGNORED
+from ...metrics.masks import IGNORED
 from ...pictures import SIZE, indices, opened, pixels
 
 PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",

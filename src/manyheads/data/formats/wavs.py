@@ -11,7 +11,7 @@ import numpy as np
 
 from ...blocks import seed_of
 from ...faults import ConfigError, DataError
-from ...sound import FULL, read_wav, write_wav
+from ...metrics.sound import FULL, read_wav, write_wav
 from . import Format
 
 if TYPE_CHECKING:

@@ -1,0 +1,192 @@
+"""The command `group`: which tasks should share a model, promised by estimators and then decided by training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..affinity.related import estimators_of, related
+from ..faults import ConfigError
+from ..files import write_atomically
+from ..grouping.groups import validate
+from ..grouping.partition import advised
+from ..results import Grouping, GroupingStudy, Relatedness
+from ..spec import RunSpec
+from .display import change, change_span
+from .door import Door
+from .pages import write_page
+from .relate import FILE as MATRICES
+from .relate import read as read_matrices
+from .relate import write as write_matrices
+from .runfolder import RunFolder
+from .runs import Ready, make_ready
+
+FILE = "groups.json"
+METHODS = ("rsa", "cka", "transfer")
+"""Estimators that propose groups where nobody says: those that found known groups most often, at the price of one
+single-task model per task."""
+
+
+def group(
+    spec: RunSpec,
+    output: Path,
+    door: Door,
+    budget: int,
+    methods: Sequence[str] | None = None,
+    measured: Path | None = None,
+    seeds: int = 3,
+    repeats: int = 5,
+    branches_from: str | None = None,
+) -> dict[str, Any]:
+    """Groups of tasks for at most so many models, trained beside one model for all and one for each, into a folder.
+
+    Args:
+        spec: the run.
+        output: the folder.
+        budget: models at most.
+        methods: estimators that propose groups; `METHODS` where nobody says.
+        measured: a folder of `manyheads affinity` whose answers are taken instead.
+        seeds: trainings of each model that estimators look at.
+        repeats: splits that are drawn to train the groups.
+        branches_from: the stage from which groups are tried as branches of one model as well.
+
+    Raises:
+        ConfigError, DataError: as their names say.
+    """
+    if budget < 1:
+        raise ConfigError(f"`--budget` should be one model or more. Found {budget}.")
+    folder = RunFolder(output)
+    if not door.dry_run:
+        folder.claim(None, force=door.force)
+    with door.hearing():
+        ready = make_ready(spec, door)
+        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
+        if door.dry_run:
+            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+        folder.begin(spec)
+        door.screen.log = folder.log
+        found = _measured(ready, door, methods, measured, seeds)
+        write_matrices(found, output)
+        proposals = {answer.method: advised(answer, budget, overlap=answer.gain) for answer in found}
+        for method, grouping in proposals.items():
+            door.screen.say(f"{method}: {_told(grouping)}")
+        tried = distinct(proposals)
+        if not tried:
+            door.screen.say("Every estimator says all together or all apart: these two are trained.")
+        study = _trained(ready, door, tried, repeats, branches_from)
+    write_atomically(output / FILE, (study.model_dump_json(indent=1) + "\n").encode("utf-8"))
+    page = write_page(
+        spec, output, relatedness=found, budget=budget, study=study, tasks=ready.infos, warnings=door.warned
+    )
+    _tell(study, door)
+    door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
+    return {
+        "choice": study.choice,
+        "groups": [list(g) for g in study.groups],
+        "recommendation": study.recommendation,
+        "reason": study.reason,
+        "valid": dict(study.valid),
+        "test": {name: [c.delta_m, list(c.interval)] for name, c in study.comparisons.items()},
+        "agreement": dict(study.agreement),
+        "proposed": {method: [list(g) for g in grouping.groups] for method, grouping in proposals.items()},
+        "repeats": study.repeats,
+        "study": str(output / FILE),
+        "report": str(page),
+    }
+
+
+def _measured(
+    ready: Ready, door: Door, methods: Sequence[str] | None, measured: Path | None, seeds: int
+) -> tuple[Relatedness, ...]:
+    """The answers of estimators: those that a folder keeps, or new ones."""
+    names = {t.name for t in ready.tasks}
+    if measured is None:
+        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        estimators = estimators_of(METHODS if methods is None else methods)
+        with door.screen.progress() as progress:
+            return related(ready.spec, ready.prepared, estimators, seeds, n_jobs=n_jobs, progress=progress)
+    if not (measured / MATRICES).exists():
+        raise ConfigError(
+            f"`--affinity` should be a folder that `manyheads affinity` wrote. Found no {MATRICES} in `{measured}`."
+        )
+    found = read_matrices(measured)
+    kept = tuple(a for a in found if methods is None or a.method in methods)
+    if not kept:
+        raise ConfigError(
+            f"`--methods` should name estimators that `{measured}` has. It has {', '.join(a.method for a in found)}."
+        )
+    for answer in kept:
+        if set(answer.tasks) != names:
+            raise ConfigError(
+                f"`{measured}` should be of the tasks of this config, {', '.join(sorted(names))}. Found "
+                f"{', '.join(sorted(answer.tasks))}."
+            )
+    return kept
+
+
+def distinct(proposals: Mapping[str, Grouping]) -> dict[str, Grouping]:
+    """The groupings worth training: neither all together nor all apart, each once, under the names of who proposed it.
+
+    Args:
+        proposals: estimator -> its groups.
+    """
+    by_groups: dict[frozenset[frozenset[str]], list[str]] = {}
+    for name, grouping in proposals.items():
+        by_groups.setdefault(frozenset(map(frozenset, grouping.groups)), []).append(name)
+    return {
+        "+".join(names): proposals[names[0]]
+        for groups, names in by_groups.items()
+        if len(groups) > 1 and any(len(g) > 1 for g in groups)
+    }
+
+
+def _trained(
+    ready: Ready, door: Door, tried: Mapping[str, Grouping], repeats: int, branches_from: str | None
+) -> GroupingStudy:
+    more: dict[str, Any] = {"parts": ready.intake.parts} if ready.intake.given else {}
+    if branches_from is not None:
+        plain = branches_from.removeprefix("-").isdigit()
+        more["branches_from"] = int(branches_from) if plain else branches_from
+    with door.screen.progress() as progress:
+        return validate(
+            ready.spec,
+            ready.tasks,
+            ready.intake.tables,
+            tried,
+            targets=ready.intake.targets,
+            repeats=repeats,
+            progress=progress,
+            **more,
+        )
+
+
+def _told(grouping: Grouping) -> str:
+    groups = "; ".join(" + ".join(g) for g in grouping.groups)
+    return f"{groups}. {grouping.note}".strip()
+
+
+def _tell(study: GroupingStudy, door: Door) -> None:
+    """What each way is worth against single-task models, and what is advised."""
+    for name, comparison in study.comparisons.items():
+        test = f"{change(comparison.delta_m)} {change_span(comparison.interval)}"
+        chosen = "  <- chosen on validation" if name == study.choice else ""
+        valid = change(study.valid.get(name))
+        door.screen.say(f"{name}: {test} against single-task models on test rows, {valid} on validation{chosen}")
+    for name, rank in study.agreement.items():
+        if rank is not None:
+            door.screen.say(f"{name}: promised and realised gains have a rank correlation of {rank:.2f} over tasks.")
+    sentence = study.recommendation
+    door.screen.say(f"{sentence[:1].upper()}{sentence[1:]} {study.reason}".strip())
+
+
+def read(output: Path) -> GroupingStudy:
+    """The study that a folder keeps.
+
+    Args:
+        output: the folder.
+    """
+    return GroupingStudy.model_validate(json.loads((output / FILE).read_text(encoding="utf-8")))

@@ -1,0 +1,365 @@
+"""The commands of a model's later life: a task more, tasks fewer, several models in one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ..build import Prepared
+from ..catalog import hint, make
+from ..config import override
+from ..data import Taskset
+from ..data.assemble import Dataset
+from ..faults import ConfigError, DataError
+from ..files import write_atomically
+from ..gates import MissedGateError
+from ..growing.adding import add_task as add
+from ..growing.adding import scored
+from ..growing.grown import joined, members_of, shrink, with_only
+from ..growing.merge import fingerprint
+from ..growing.oldrows import FILE, Kept, config_of, history, of_frame, of_model
+from ..intake import of_file
+from ..model import AnyModel
+from ..modelfile import load, save
+from ..results import TaskInfo
+from ..results.added import Added, Merged, TransferCurve
+from ..results.added import Kept as KeptScore
+from ..spec import ModelSpec, Part
+from ..tasks import Task
+from .card import card
+from .door import Door
+from .runfolder import RunFolder
+
+CURVE = "curve.json"
+
+
+@dataclass
+class Opened:
+    """A trained model and where it came from."""
+
+    path: Path
+    model: AnyModel
+    spec: ModelSpec
+    dataset: Dataset
+    notes: dict[str, Any]
+
+    @staticmethod
+    def of(path: Path, trust: Sequence[str] = ()) -> Opened:
+        """From a run's folder, or a model folder.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        folder = path / "model" if (path / "model").is_dir() else path
+        if not (folder / "spec.json").is_file():
+            raise DataError(
+                f"`{path}` should be the folder of a finished run, or a model folder. Found no model there; check the "
+                "path."
+            )
+        return Opened(path, *load(folder, trust))
+
+    @property
+    def layouts(self) -> Mapping[str, Any]:
+        """What the inputs of its tables look like."""
+        return self.dataset.preprocess.layouts
+
+    @property
+    def dtype(self) -> Any:
+        """Of its weights."""
+        return next(self.model.parameters()).dtype
+
+
+def add_task(
+    path: Path, data: Path, output: Path, door: Door, name: str, kind: str, target: str | None = None,
+    way: str = "probe", settings: Sequence[str] = (), old_data: Path | None = None, tolerance: float = 0.0,
+    seed: int | None = None, trust: Sequence[str] = (), curve: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """A trained model with a task more, into a folder of its own.
+
+    Args:
+        path: a run's folder, or a model folder.
+        data: rows with the model's feature columns and the new target.
+        output: the folder.
+        name, kind, target: of the task; the target is its name by default.
+        way: a word of `manyheads.transfer`.
+        settings: ``key=value`` of the way.
+        old_data: rows that label the other tasks, where those of the run are gone.
+        tolerance: by how much another task's primary metric may fall on its own validation rows.
+        seed: of what is new; the run's by default.
+        trust: modules from which classes may be imported.
+        curve: numbers of labels at which the way, and `probe`, are set beside a start from scratch.
+
+    Raises:
+        ConfigError, DataError: as their names say.
+        GateError: another task fell; nothing is written.
+    """
+    _free(path, output, door)
+    opened = Opened.of(path, trust)
+    task = Task.from_json({"type": kind, "name": name} | ({} if target is None else {"target": target}))
+    part = Part.of({"name": way} | {k: v for text in settings for k, v in override(text).items()})
+    config = config_of(path)
+    with door.hearing():
+        frame = of_file(data)
+        kept = _kept(opened, old_data, part, door)
+        more: dict[str, Any] = {} if config is None else {"optim": config.optim, "trainer": config.trainer}
+        seed = seed if seed is not None else int(opened.notes.get("seed") or 0)
+        found = add(opened.model, opened.spec, opened.dataset, task, frame, part, kept=kept, seed=seed, **more)
+        course = None
+        if curve:
+            from ..growing.curve import transfer_curve
+
+            counts = [int(n) if n.isdecimal() else 0 for n in curve]
+            ways = list({p.name: p for p in (Part(name="probe"), part)}.values())
+            with door.screen.progress() as progress:
+                course = transfer_curve(
+                    opened.model, opened.spec, opened.dataset, task, frame, counts, ways, kept=kept, seed=seed,
+                    progress=progress, **more,
+                )  # fmt: skip
+            door.screen.show(curve_table(course))
+            door.screen.say(course.summary)
+    result = found.result
+    _say(result, tolerance, door)
+    answer = {
+        "output": str(output), **result.model_dump(mode="json"), "tolerance": tolerance, "warnings": door.warned,
+        **({} if course is None else {"curve": course.model_dump(mode="json")}),
+    }  # fmt: skip
+    if fallen := result.fallen(tolerance):
+        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
+        raise MissedGateError(
+            f"Gate not met: no other task should fall by more than {tolerance:g}. Found that {listed}; nothing was "
+            "written. Use a way that moves nothing (`probe`, `lowrank`), or raise --tolerance.",
+            answer,
+        )
+    if door.dry_run:
+        return answer
+    told = history(path)
+    told["added"] = [*told["added"], {"task": name, "data": str(data.resolve()), "way": way, "seed": seed}]
+    told["from"] = str(path.resolve())
+    told["start"] = fingerprint(members_of(opened.model, opened.spec, opened.layouts))
+    notes = {"seed": seed, "added": result.model_dump(mode="json")}
+    _write(output, door, found.model, found.spec, found.dataset, notes, told)
+    if course is not None:
+        write_atomically(output / CURVE, (course.model_dump_json(indent=1) + "\n").encode("utf-8"))
+    return answer
+
+
+def remove(
+    path: Path, names: Sequence[str], output: Path, door: Door, keep: bool = False, trust: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A trained model with tasks fewer; what the others give stays the same, to the bit.
+
+    Args:
+        path: a run's folder, or a model folder.
+        names: tasks that go; or those that stay, with `keep`.
+        output: the folder.
+        keep: whether the names are of tasks that stay.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        ConfigError, DataError: as their names say.
+    """
+    _free(path, output, door)
+    opened = Opened.of(path, trust)
+    known = list(opened.model.tasks)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"The model has no task `{name}`. {hint(name, known)}")
+    stay = [t for t in known if (t in names) == keep]
+    members, spec = shrink(members_of(opened.model, opened.spec, opened.layouts), opened.spec, opened.layouts, stay)
+    answer = {"output": str(output), "tasks": stay, "removed": [t for t in known if t not in stay]}
+    door.screen.say(f"Kept: {', '.join(stay)}. Removed: {', '.join(answer['removed']) or 'nothing'}.")
+    if not door.dry_run:
+        notes = {"seed": opened.notes.get("seed", 0)}
+        _write(output, door, joined(members), spec, with_only(opened.dataset, stay), notes, history(path))
+    return answer
+
+
+def merge(
+    paths: Sequence[Path], output: Path, door: Door, how: str = "average", settings: Mapping[str, Any] | None = None,
+    base: Path | None = None, tolerance: float | None = None, trust: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Several models of one start into one, and what each task lost by it.
+
+    Args:
+        paths: folders of runs, or model folders.
+        output: the folder.
+        how: a word of `manyheads.merge`.
+        settings: of it.
+        base: the model that all began as; by default the one that they were all made from.
+        tolerance: by how much a task's primary metric may fall on its validation rows; None for any.
+        trust: modules from which classes may be imported.
+
+    Raises:
+        ConfigError, DataError: as their names say.
+        GateError: a task fell; nothing is written.
+    """
+    from ..growing.merge import Merging, Source, nearness
+    from ..growing.merge import merge as merged
+
+    for path in paths:
+        _free(path, output, door)
+    way: Merging = make(Merging, how, dict(settings or {}))  # type: ignore[type-abstract]
+    opened = [Opened.of(path, trust) for path in paths]
+    sources = [Source(str(o.path), o.model, o.spec, o.dataset) for o in opened]
+    begun = base if base is not None else _start_of(opened, door)
+    start = None if begun is None else Opened.of(begun, trust)
+    origin = None if start is None else Source(str(start.path), start.model, start.spec, start.dataset)
+    with door.hearing():
+        rows = [_kept(one, None, Part(name=how), door) for one in opened]
+        train = next((kept.train[0] for kept in rows if kept is not None and kept.train), None)
+        model, spec, dataset = merged(sources, way, origin, train)
+        members = members_of(model, spec, dataset.preprocess.layouts)
+        found: list[KeptScore] = []
+        for source, kept in zip(sources, rows, strict=True):
+            if kept is not None:
+                scores = scored(kept, source.members(), source.model, members, model)
+                found += [one.model_copy(update={"model": source.name}) for one in scores]
+    checked = {(k.model, k.task) for k in found}
+    result = Merged(
+        how=how, settings=dict(vars(way)), models=tuple(s.name for s in sources), kept=tuple(found),
+        start=None if origin is None else origin.name,
+        nearness={b.name: cosine for _, b, cosine in nearness(sources, origin)},
+        unchecked=tuple(f"{s.name}: {t}" for s in sources for t in s.model.tasks if (s.name, t) not in checked),
+    )  # fmt: skip
+    if found:
+        door.screen.show(kept_table("Tasks on their own validation rows", found, tolerance or 0.0))
+    answer = {"output": str(output), **result.model_dump(mode="json"), "tasks": list(model.tasks)}
+    if tolerance is not None and (fallen := result.fallen(tolerance)):
+        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
+        raise MissedGateError(
+            f"Gate not met: no task should fall by more than {tolerance:g}. Found that {listed}; nothing was written.",
+            answer,
+        )
+    if not door.dry_run:
+        told = [history(path) for path in paths]
+        added = {one["task"]: one for own in told for one in own["added"]}
+        runs = list(dict.fromkeys(run for own in told for run in own["runs"]))
+        notes = {"seed": opened[0].notes.get("seed", 0), "merged": result.model_dump(mode="json")}
+        _write(output, door, model, spec, dataset, notes, {"runs": runs, "added": list(added.values())})
+    return answer
+
+
+def _start_of(opened: Sequence[Opened], door: Door) -> Path | None:
+    """The model that all were made from, as their folders say; None where they do not, or it is gone or another."""
+    told = [history(one.path) for one in opened]
+    starts = {(own.get("from"), own.get("start")) for own in told}
+    if len(starts) != 1:
+        return None
+    ((path, print_),) = starts
+    if path is None or not Path(path).is_dir():
+        return None
+    found = Opened.of(Path(path))
+    if fingerprint(members_of(found.model, found.spec, found.layouts)) != print_:
+        door.warn(f"`{path}` should be the model that others were made from. Found that it has changed since.")
+        return None
+    return Path(path)
+
+
+# ---- what they share
+
+
+def _free(path: Path, output: Path, door: Door) -> None:
+    """See that the result can be written, and that it is not where the model is.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if output.resolve() in (path.resolve(), (path / "model").resolve(), path.resolve().parent):
+        raise ConfigError(f"`-o` should be another folder than the model's own. Found `{output}`; choose a new one.")
+    if not door.force:
+        RunFolder(output).claim(None)
+
+
+def _kept(opened: Opened, old_data: Path | None, way: Part, door: Door) -> Kept | None:
+    """Rows of the other tasks: those that are given, or else those of the run."""
+    if old_data is not None:
+        learn = way.name.lower() == "replay"
+        return of_frame(of_file(old_data), opened.dataset, opened.dtype, learn)
+    try:
+        return of_model(opened.path, opened.dataset, opened.spec, opened.dtype)
+    except DataError as error:
+        door.warn(f"The other tasks cannot be scored again. {error}")
+        return None
+
+
+def _say(result: Added, tolerance: float, door: Door) -> None:
+    score = result.score
+    if score is not None:
+        door.screen.say(
+            f"{result.task}: {score.metric} {_number(score.value)} on rows that members held out "
+            f"({result.labels:,} labels in all, way {result.way})."
+        )
+    if result.kept:
+        door.screen.show(kept_table("Other tasks on their own validation rows", result.kept, tolerance))
+    if result.identical:
+        door.screen.say("Outputs of the other tasks on the new rows: the same, to the bit.")
+    elif result.frozen:
+        door.warn("Outputs of the other tasks should be the same to the bit. Found that their last digits differ.")
+    if result.unchecked:
+        door.screen.say(f"Not scored, for want of rows with their labels: {', '.join(result.unchecked)}.")
+
+
+def kept_table(title: str, rows: Sequence[KeptScore], tolerance: float = 0.0) -> Table:
+    """A line per task: its metric before and after.
+
+    Args:
+        title: heading.
+        rows: the tasks.
+        tolerance: what falls by more is marked.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("task", "metric", "before", "after", "labels", ""):
+        table.add_column(heading, justify="left" if heading in ("task", "metric", "") else "right", overflow="fold")
+    for k in rows:
+        told = f"{'fell' if k.fell > tolerance else ''} {k.model} {k.note}".strip()
+        table.add_row(k.task, k.metric, _number(k.before), _number(k.after), f"{k.labels:,}", told)
+    return table
+
+
+def curve_table(curve: TransferCurve) -> Table:
+    """A line per number of labels, a column per start; * where the gain on scratch is beyond the noise of draws.
+
+    Args:
+        curve: what was found.
+    """
+    title = f"{curve.task}: {curve.metric} on {curve.test_labels:,} test labels, mean of {curve.seeds} draws"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("labels", *curve.starts):
+        table.add_column(heading, justify="right", overflow="fold")
+    for i, n in enumerate(curve.counts):
+        cells = []
+        for start, own in curve.starts.items():
+            gain = curve.gains[start][i] if start in curve.gains else None
+            low, high = (None, None) if gain is None else (gain.low, gain.high)
+            sure = low is not None and high is not None and (low > 0 or high < 0)
+            cells.append(f"{_number(own[i].mean)}{'*' if sure else ''}")
+        table.add_row(f"{n:,}", *cells)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.6g}"
+
+
+def _write(
+    output: Path, door: Door, model: AnyModel, spec: ModelSpec, dataset: Dataset, notes: Mapping[str, Any],
+    told: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """The folder of a model that was not trained in one run."""
+    folder = RunFolder(output)
+    folder.claim(None, force=door.force)
+    folder.begin(None)
+    none: Mapping[str, Mapping[str, Taskset]] = {}
+    infos: list[TaskInfo] = Prepared(dataset, none, {}).describe()
+    title = ", ".join(list(model.tasks)[:5]) + (", ..." if len(model.tasks) > 5 else "")
+    save(output / "model", model, spec, dataset, card(title, infos, ()), notes)
+    write_atomically(output / FILE, (json.dumps(dict(told), ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    door.screen.say(f"Written: {output}")
+    door.screen.end(door.warned, [f"manyheads evaluate {shlex.quote(str(output))} TABLE.csv"])

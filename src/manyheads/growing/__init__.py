@@ -1,0 +1,1 @@
+"""A trained model grows: tasks are added, tasks leave, models become one."""
