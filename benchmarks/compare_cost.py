@@ -22,18 +22,19 @@ from statistics import median
 
 from manyheads import Learner, datasets
 from manyheads.compare import Study, processes
-from manyheads.compare.study import each
+from manyheads.compare.rounds import each
 
 from .harness import Bench, Side, ratio, timed
 
 REPEATS, QUICK_REPEATS = 5, 1
-QUICK_EPOCHS = 2
+QUICK_EPOCHS, QUICK_ROWS = 1, 400
 
 
 def study_of(repeats: int, epochs: int | None) -> Study:
     """The comparison on `card`, its rows made ready."""
     table, tasks = datasets.load("card")
     settings = {} if epochs is None else {"max_epochs": epochs}
+    table = table if epochs is None else table[:QUICK_ROWS]
     return Study(Learner(tasks, members=1, **settings).spec, tasks, {"card": table}, repeats=repeats)
 
 

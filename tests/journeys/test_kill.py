@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-KILLS = int(os.environ.get("MANYHEADS_KILLS", "10"))
+KILLS = int(os.environ.get("MANYHEADS_KILLS", "4"))
 SAME = ("metrics.csv", "events.jsonl", "model/weights.safetensors", "splits.parquet", "tasks.json", "config.yaml")
 CONFIG = """
 schema_version: 1

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from datetime import date
 from decimal import Decimal
 from itertools import pairwise
@@ -402,12 +401,10 @@ def test_card_is_a_table_with_missing_labels() -> None:
 @pytest.mark.data
 @pytest.mark.skipif("MANYHEADS_DATA" not in os.environ, reason="MANYHEADS_DATA is not set")
 @pytest.mark.parametrize(("name", "n_tasks", "n_rows"), [("school", 139, 15362), ("landmine", 29, 14820)])
-def test_disjoint_tables_are_one_source_and_assemble_in_a_moment(name: str, n_tasks: int, n_rows: int) -> None:
+def test_disjoint_tables_are_one_source(name: str, n_tasks: int, n_rows: int) -> None:
     tables, tasks = load(name)
-    start = time.perf_counter()
     dataset = Dataset.fit(tables, tasks)
     (found,) = dataset.tasksets(tables).values()
-    assert time.perf_counter() - start < 3
     assert found.blocks[0].known.shape == (n_rows, n_tasks)
     assert found.blocks[0].known.sum() == n_rows
     joined, again = load(name, as_table=True)

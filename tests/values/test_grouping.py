@@ -261,7 +261,7 @@ class TestAdvised:
         z = np.random.default_rng(0).normal(size=(5, 5))
         z = z + z.T
         assert advised(self.found(z, gain=True), 2) == best(named(z), 2)
-        assert advised(self.found(z), 2) == best(centred(named(z)), 2, total=True)
+        assert advised(self.found(z), 2) == best(centred(named(z)), 2, overlap=False, total=True)
 
     def test_an_odd_task_and_noise_do_not_part_a_group(self):
         # four tasks and three that are alike more or less, and one that is not: by means, likest pairs go apart and

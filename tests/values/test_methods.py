@@ -11,7 +11,7 @@ import torch
 from conftest import people
 
 import manyheads as mh
-from manyheads.compare import Study, compare, study, words
+from manyheads.compare import Study, compare, rounds, study, words
 from manyheads.compare.cost import course, measured, reached
 from manyheads.compare.fractions import label_fractions, thinned
 from manyheads.compare.methods import compare_methods, result
@@ -42,7 +42,7 @@ def study_of(methods=(), repeats=2, **more):
 
 def runs_of(one: Study):
     return [
-        run for name in one.names for r in one.rounds for whole in r.runs[name].values() for run in study.each(whole)
+        run for name in one.names for r in one.rounds for whole in r.runs[name].values() for run in rounds.each(whole)
     ]
 
 
@@ -86,7 +86,7 @@ def test_tuned_settings_lie_under_all_methods_and_tuned_weights_are_one_more():
     one = Study(spec_of(), TASKS, {"t": table()}, repeats=1, alone_with={"height": ["optim.lr=0.5"]})
     one.rounds[0].runs["joint"] = one.made(one.rounds[0], "joint")
     alone = one.made(one.rounds[0], "single")
-    assert {t: study.lead(run).optim.lr for t, run in alone.items()} == {"height": 0.5, "clicked": spec_of().optim.lr}
+    assert {t: rounds.lead(run).optim.lr for t, run in alone.items()} == {"height": 0.5, "clicked": spec_of().optim.lr}
 
 
 # ---- the engine
@@ -177,10 +177,10 @@ def test_the_choice_does_not_look_at_the_test_part():
 
 def test_a_pass_for_each_task_is_counted():
     one = study_of(["balance=equal,mgda,graddrop"], repeats=1)
-    counted = {name: measured(study.lead(one.made(one.rounds[0], name)[""])) for name in one.ways}
+    counted = {name: measured(rounds.lead(one.made(one.rounds[0], name)[""])) for name in one.ways}
     assert counted["equal"][0] == 1
     assert counted["mgda"][0] > 1
-    weights = sum(p.numel() * 4 for p in study.lead(one.made(one.rounds[0], "equal")[""]).model.parameters())
+    weights = sum(p.numel() * 4 for p in rounds.lead(one.made(one.rounds[0], "equal")[""]).model.parameters())
     assert counted["equal"][1] >= 4 * weights  # weights, gradients, two moments of AdamW
 
 
@@ -190,7 +190,7 @@ def _first(spec):
 
 
 def test_memory_grows_with_what_is_kept_for_the_way_back():
-    small, large = (measured(study.lead(_first(spec_of(batch_size=b)))) for b in (8, 64))
+    small, large = (measured(rounds.lead(_first(spec_of(batch_size=b)))) for b in (8, 64))
     assert large[1] > small[1]
 
 
@@ -287,7 +287,7 @@ def test_another_run_has_another_key(tmp_path):
 
     def keys(frame=None, **settings):
         one = Study(spec_of(**settings), TASKS, {"t": table() if frame is None else frame}, repeats=2)
-        return [ledger.key(run) for r in one.rounds for run in study.each(one.made(r, "joint")[""])]
+        return [ledger.key(run) for r in one.rounds for run in rounds.each(one.made(r, "joint")[""])]
 
     same = keys()
     assert keys() == same

@@ -15,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "laws"))
 import test_members as of_members
 import test_sharing as laws
 from cases import Case, build, inputs_of, layout_of, small_tasks
+from pairs import model_of
 
 from manyheads.blocks import initialise
 from manyheads.catalog import find, make
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError
 from manyheads.gradients.graph import reached
+from manyheads.model import Ensemble
 from manyheads.sharing import Sharing, Trace
 from manyheads.sharing.hard import Hard
 from manyheads.sharing.hierarchical import Hierarchical
@@ -238,8 +240,8 @@ def test_the_laws_of_sharing_hold_for_groups(law, settings):
 def test_the_laws_in_double_precision_hold_for_groups(settings, float64):
     pair = (Case("tree", Tree, settings), DEEP)
     laws.test_the_cut(pair, float64)
-    members = [laws._model(pair, seed=m) for m in range(2)]
-    together = laws.Ensemble(members).eval()(x_of())
+    members = [model_of(pair, seed=m) for m in range(2)]
+    together = Ensemble(members).eval()(x_of())
     for task in together:
         torch.testing.assert_close(together[task], torch.stack([m(x_of())[task] for m in members]))
 
