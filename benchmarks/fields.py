@@ -10,15 +10,16 @@ Where the split is given, repeats differ in their seed, and intervals are over t
 bootstrap takes the test rows anew, the same for both models, and the seeds as well. Changes are relative (absolute for
 R2, and where the single-task model has less than .05); p values are Holm-adjusted over the tasks of a recipe.
 
-A recipe whose models would take longer than about five minutes of one thread has fewer epochs here (`RECIPES`), on both
-sides. Recipes on a pretrained backbone run by ``--only`` alone; where the backbone is, is said by ``--set``.
+Budgets are smaller than the recipes' own (`RECIPES`: fewer epochs, members or training rows), the same on both sides,
+so that the whole takes about an hour of one thread; the pages name them. Every recipe has its first repeat before any
+has its second. Recipes on a pretrained backbone run by ``--only`` alone; where the backbone is, is said by ``--set``.
 
-    python -m benchmarks.fields --cache cells.json                       # all of it: some hours of one thread
+    python -m benchmarks.fields --cache cells.json                       # all of it: about an hour of one thread
     python -m benchmarks.fields --cache cells.json --only snips,fsdd     # these
     python -m benchmarks.fields --cache cells.json --markdown            # trains nothing: figures and pages
 
 ``--cache FILE`` keeps what is done, cell by cell, so that an interrupted run goes on; delete it when the library has
-changed. ``--markdown`` puts the recipes that are complete there into `benchmarks/fields.json`, and writes the tables of
+changed. ``--markdown`` puts the repeats that are complete there into `benchmarks/fields.json`, and writes the tables of
 the pages in `docs/` anew from that file. The data are looked for in the folder MANYHEADS_DATA.
 """
 
@@ -74,6 +75,7 @@ class Recipe(NamedTuple):
         beside: methods shown beside the nets.
         field: where `simple` is among them, whose.
         changes: what differs from the recipe as it stands, on both sides.
+        rows: training rows of a table at most, drawn at random, the same for all; 0 for all there are.
         words: what `simple` is, for people.
         extra: runs where it is asked for alone.
     """
@@ -83,6 +85,7 @@ class Recipe(NamedTuple):
     field: str = ""
     changes: tuple[str, ...] = ()
     words: str = ""
+    rows: int = 0
     extra: bool = False
 
 
@@ -90,24 +93,45 @@ _WORDS = "TF-IDF with logistic regression; the most frequent tag of each word; t
 _PICTURES = "logistic regression on 12 x 12 pixels; the majority class of each pixel; the mean box of each class"
 _SOUND = "logistic regression on the mean log spectrum; what was heard, as it is"
 
+_FORMULAS = "TF-IDF of runs of 1 to 4 characters, with logistic regression"
+
 RECIPES = {
-    "online_shoppers": Recipe("recommendation"),
-    "hillstrom_esmm": Recipe("recommendation"),
-    "movielens": Recipe("recommendation", OTHERS, "ratings", (), "a bias for each user and each film"),
-    "tox21": Recipe("health", ("constant", "linear")),
-    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10")),
-    "mimic3_demo": Recipe("health"),
-    "snips": Recipe("language", OTHERS, "text", (), _WORDS),
-    "ewt": Recipe("language", OTHERS, "text", (), _WORDS),
-    "language": Recipe("language", OTHERS, "text", (), _WORDS),
-    "fsdd": Recipe("speech", OTHERS, "sound", (), _SOUND),
-    "multifashion": Recipe("vision", OTHERS, "pictures", (), _PICTURES),
-    "pets": Recipe("vision", OTHERS, "pictures", (), _PICTURES),
-    "camvid": Recipe("vision", OTHERS, "pictures", (), _PICTURES),
-    "snips_minilm": Recipe("language", OTHERS, "text", (), _WORDS, True),
-    "ewt_minilm": Recipe("language", OTHERS, "text", (), _WORDS, True),
-    "language_minilm": Recipe("language", OTHERS, "text", (), _WORDS, True),
-}
+    "online_shoppers": Recipe("recommendation", changes=("model.members=2",)),
+    "hillstrom": Recipe("recommendation", changes=("model.members=2",)),
+    "hillstrom_esmm": Recipe("recommendation", changes=("model.members=2",)),
+    "movielens": Recipe(
+        "recommendation", OTHERS, "ratings", ("model.members=2",), "a bias for each user and each film"
+    ),
+    "tox21": Recipe("health", OTHERS, "formulas", ("model.members=1", "trainer.max_epochs=12"), _FORMULAS),
+    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=20_000),
+    "mimic3_demo": Recipe("health", changes=("model.members=2",)),
+    "snips": Recipe(
+        "language", OTHERS, "text", ("trainer.max_epochs=3", "optim.scheduler.gamma=0.5"), _WORDS
+    ),
+    "ewt": Recipe("language", OTHERS, "text", ("trainer.max_epochs=6",), _WORDS),
+    "language": Recipe("language", OTHERS, "text", ("trainer.max_epochs=8", "optim.scheduler.gamma=0.8"), _WORDS),
+    "fsdd": Recipe(
+        "speech",
+        OTHERS,
+        "sound",
+        (
+            "data.format.strings.passes.train=1", "data.format.strings.passes.valid=1",
+            "data.format.strings.passes.test=2", "trainer.max_epochs=12", "optim.scheduler.T_max=12",
+        ),
+        _SOUND,
+    ),
+    "fsdd_digits": Recipe("speech", OTHERS, "sound", ("trainer.max_epochs=8", "optim.scheduler.T_max=8"), _SOUND),
+    "multifashion": Recipe(
+        "vision", OTHERS, "pictures", ("data.format.pairs=4000", "trainer.max_epochs=8"), _PICTURES
+    ),
+    "pets": Recipe(
+        "vision", OTHERS, "pictures", ("features.types.image.size=64", "trainer.max_epochs=16"), _PICTURES
+    ),
+    "camvid": Recipe("vision", OTHERS, "pictures", ("sampling.batch_size=4", "trainer.max_epochs=10"), _PICTURES),
+    "snips_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
+    "ewt_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
+    "language_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
+}  # fmt: skip
 PAGES = tuple(dict.fromkeys(recipe.page for recipe in RECIPES.values()))
 
 
@@ -124,8 +148,8 @@ class Run:
         changes: config overrides.
     """
 
-    def __init__(self, name: str, root: Path, cells: Cells, repeats: int, changes: Sequence[str] = ()) -> None:
-        self.name, self.recipe, self.cells, self.repeats = name, RECIPES[name], cells, repeats
+    def __init__(self, name: str, root: Path, cells: Cells, changes: Sequence[str] = ()) -> None:
+        self.name, self.recipe, self.cells = name, RECIPES[name], cells
         overrides = [f"data.root={root}", *self.recipe.changes, *changes]
         self.spec: RunSpec = config.load([ROOT / "recipes" / f"{name}.yaml"], overrides)
         self.described = config.tasks_of(self.spec)
@@ -139,25 +163,32 @@ class Run:
         if self._ready is None or self._ready[0] != drawn:
             tables, split = self.intake.tables, self.spec.data.split
             parts = self.intake.parts if drawn == 0 else split_parts(split, tables, self.described, split.seed + drawn)
+            parts = {table: self._fewer(own, table, drawn) for table, own in parts.items()}
             self._ready = drawn, prepare(self.spec, self.described, tables, parts, targets=self.intake.targets)
         return self._ready[1]
 
-    def all(self) -> None:
-        """Whatever is not done yet."""
+    def _fewer(self, parts: np.ndarray, table: str, drawn: int) -> np.ndarray:
+        """The same with `Recipe.rows` training rows at most; the others belong to no part."""
+        train = np.flatnonzero(parts == "train")
+        if not 0 < self.recipe.rows < len(train):
+            return parts
+        rng = np.random.default_rng(seed_of(drawn, "rows", table))
+        fewer = parts.astype(object)
+        fewer[rng.permutation(train)[self.recipe.rows :]] = ""
+        return fewer
+
+    def go(self, repeat: int) -> None:
+        """Whatever of a repeat is not done yet."""
         names = [t.name for t in self.described]
-        for repeat in range(self.repeats):
-            if (self.name, "joint", repeat) not in self.cells:
-                self._joint(repeat)
-            left = [n for n in names if (self.name, "single", repeat, n) not in self.cells]
-            tabular = self.recipe.beside == TABLES
-            for group in [left] if tabular and left else [[n] for n in left]:
-                self._single(repeat, group)
-            if self.fixed and repeat:
-                continue
-            for method in self.recipe.beside:
-                for task in names:
-                    if (self.name, method, repeat, task) not in self.cells:
-                        self._beside(repeat, method, task)
+        if (self.name, "joint", repeat) not in self.cells:
+            self._joint(repeat)
+        left = [n for n in names if (self.name, "single", repeat, n) not in self.cells]
+        tabular = self.recipe.page in ("recommendation", "health")
+        for group in [left] if tabular and left else [[n] for n in left]:
+            self._single(repeat, group)
+        for method, task in beside(self.name, names, repeat, self.fixed):
+            if (self.name, method, repeat, task) not in self.cells:
+                self._beside(repeat, method, task)
 
     def _joint(self, repeat: int) -> None:
         data, seed = self.prepared(repeat), seed_of(self.spec.seed, "repeat", repeat)
@@ -234,6 +265,22 @@ class Run:
         return ", ".join(f"{task} {_number(value)}" for task, (value, _) in scored.items())
 
 
+def beside(name: str, tasks: Sequence[str], repeat: int, fixed: bool) -> list[tuple[str, str]]:
+    """(method, task) of what a repeat has beside the nets: nothing anew where the rows are those of the first."""
+    return [] if fixed and repeat else [(method, task) for method in RECIPES[name].beside for task in tasks]
+
+
+def missing(name: str, cells: Cells, repeat: int) -> bool:
+    """Whether a cell of this repeat is not done."""
+    if (name, "joint", repeat) not in cells:
+        return True
+    joint = cells[name, "joint", repeat]
+    tasks = list(joint["values"])
+    wanted = [("single", t) for t in tasks]
+    wanted += beside(name, tasks, repeat, joint["ratio"] is None)
+    return any((name, method, repeat, task) not in cells for method, task in wanted)
+
+
 def _only(rows: Mapping[str, Any], task: str) -> dict[str, Any]:
     return {t: part for t, own in rows.items() if (part := labelled_part(own, task)) is not None}
 
@@ -271,17 +318,14 @@ def _ratio(coverage: Mapping[str, Mapping[str, Mapping[str, int]]], task: str) -
 
 
 def figures(name: str, cells: Cells, repeats: int) -> dict[str, Any] | None:
-    """All that a table of a recipe is made of, as plain values; None while a cell is missing."""
-    recipe, every = RECIPES[name], range(repeats)
-    if any((name, "joint", r) not in cells for r in every):
+    """All that a table of a recipe is made of, as plain values, over the repeats that are whole; None where none is."""
+    done = next((r for r in range(repeats) if missing(name, cells, r)), repeats)
+    if not done:
         return None
+    recipe, every = RECIPES[name], range(done)
     joint = [cells[name, "joint", r] for r in every]
     tasks, fixed = list(joint[0]["values"]), joint[0]["ratio"] is None
-    once = {m: [0] * repeats if fixed else list(every) for m in recipe.beside}
-    wanted = [(name, "single", r, t) for r in every for t in tasks]
-    wanted += [(name, m, r, t) for m, own in once.items() for r in own for t in tasks]
-    if any(key not in cells for key in wanted):
-        return None
+    once = {m: [0] * done if fixed else list(every) for m in recipe.beside}
     single = {t: [cells[name, "single", r, t] for r in every] for t in tasks}
     methods: dict[str, Any] = {
         "joint": _described({t: [c["values"][t] for c in joint] for t in tasks}, [joint]),
@@ -293,8 +337,9 @@ def figures(name: str, cells: Cells, repeats: int) -> dict[str, Any] | None:
         methods[method] = {"values": values, "seconds": _short(seconds)}
     entry = {
         "fixed": fixed,
-        "repeats": repeats,
+        "repeats": done,
         "changes": list(recipe.changes),
+        "rows": recipe.rows,
         "metrics": joint[0]["metrics"],
         "labels": joint[0]["labels"],
         "methods": methods,
@@ -435,14 +480,21 @@ def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterat
         f"parameters; {counted(n, 'single-task model')} together: {_seconds(single['seconds'])} and "
         f"{_count(single['parameters'])}."
     )
-    how = "seeds on the given split; intervals over test rows and seeds" if entry["fixed"] else (
-        "re-drawn splits; intervals of the corrected resampled t"
-    )  # fmt: skip
-    yield f"{entry['repeats']} {how}; verdicts Holm-adjusted over {counted(n, 'task')}."
+    n_repeats = entry["repeats"]
+    if entry["fixed"]:
+        how = f"{counted(n_repeats, 'seed')} on the given split; intervals over test rows and seeds"
+    else:
+        how = f"{counted(n_repeats, 're-drawn split')}; intervals of the corrected resampled t"
+    yield f"{how}; verdicts Holm-adjusted over {counted(n, 'task')}."
+    if n_repeats == 1:
+        yield "One seed tells nothing of seeds." if entry["fixed"] else "One split has no spread to judge by."
     if recipe.words:
         yield f"Simple: {recipe.words}."
-    if entry["changes"]:
-        yield f"Beside the recipe, on both sides: {', '.join(f'`{c}`' for c in entry['changes'])}."
+    budget = [f"`{c}`" for c in entry["changes"]]
+    if entry.get("rows"):
+        budget.append(f"at most {entry['rows']:,} training rows")
+    if budget:
+        yield f"The budget, on both sides, where it is not the recipe's own: {', '.join(budget)}."
 
 
 def with_results(text: str, found: Mapping[str, Any]) -> str:
@@ -582,13 +634,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"written: {', '.join(write(cells, repeats)) or 'the pages, from the figures there were'}")
     elif bench.quick:
         with made() as root:
-            for name, changes in QUICK.items():
-                Run(name, root, cells, repeats, changes).all()
+            for repeat in range(repeats):
+                for name, changes in QUICK.items():
+                    if missing(name, cells, repeat):
+                        Run(name, root, cells, changes).go(repeat)
     else:
         if "MANYHEADS_DATA" not in os.environ:
             parser.error("the environment variable MANYHEADS_DATA should name the folder with the data. Found none.")
-        for name in names:
-            Run(name, Path(os.environ["MANYHEADS_DATA"]), cells, repeats, given.set).all()
+        root = Path(os.environ["MANYHEADS_DATA"])
+        for repeat in range(repeats):  # the first of every recipe before the second of any
+            for name in names:
+                if missing(name, cells, repeat):
+                    Run(name, root, cells, given.set).go(repeat)
     for name in QUICK if bench.quick else RECIPES:
         if (entry := figures(name, cells, repeats)) is not None:
             report(bench, name, entry)

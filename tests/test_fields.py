@@ -152,13 +152,40 @@ def test_a_recipe_with_a_cell_missing_has_no_figures(fields, tmp_path):
         cells["snips", "constant", 0, "intent"] = {"value": 0.2, "seconds": 0.0}
     assert fields.figures("snips", cells, 2) is None
     cells["snips", "simple", 0, "intent"] = {"value": 0.5, "seconds": 0.5}
-    found = fields.figures("snips", cells, 2)
+    found = fields.figures("snips", cells, 3)
+    assert found["repeats"] == 2  # the third is not there
     assert found["methods"]["simple"]["values"] == {"intent": [0.5, 0.5]}
     assert found["methods"]["joint"]["seconds"] == 2.0
     assert fields.judged(found).tasks["intent"].delta == pytest.approx((0.9 - 0.805) / 0.805, rel=1e-3)
 
 
+def test_a_single_repeat_is_said_plainly(fields):
+    (split,) = [fields.table("hillstrom_esmm", entry([0.8], [0.7]) | {"rows": 2000, "changes": ["model.members=1"]})]
+    assert "| 0.800 | +14.3 % | within noise |" in split
+    assert "1 re-drawn split; intervals of the corrected resampled t" in split
+    assert "One split has no spread to judge by." in split
+    assert split.endswith("not the recipe's own: `model.members=1`, at most 2,000 training rows.")
+    sure = {"a": [0.1, 0.02, 0.2, 0.01, 9], "": [0.1, 0.02, 0.2, 0.01, 9]}
+    assert "1 seed on the given split" in fields.table("hillstrom_esmm", entry([0.8], [0.7], sure))
+
+
+def test_training_rows_at_most(fields, monkeypatch):
+    with fields.made() as root:
+        recipe = fields.RECIPES["hillstrom_esmm"]._replace(rows=50)
+        monkeypatch.setitem(fields.RECIPES, "hillstrom_esmm", recipe)
+        run = fields.Run("hillstrom_esmm", root, fields.Cells(None, "full"), fields.QUICK["hillstrom_esmm"])
+        rows = {part: sum(map(len, own.values())) for part, own in run.prepared(0).tasksets.items()}
+        assert rows == {"train": 50, "valid": 0, "test": 90}
+
+
 # -- simple models
+
+
+def test_runs_of_characters_tell_compounds(simple):
+    task = Binary("toxic")
+    formulas = ["CCO", "CCN", "COC", "CCCl", "ClCC", "CCl"] * 5
+    learn = rows(simple, np.array([0, 0, 0, 1, 1, 1] * 5), frame=pd.DataFrame({"smiles": formulas}))
+    assert simple.measured(task, learn, simple.simple("formulas")(task)(task, learn, 0)(learn)).value == 1.0
 
 
 def test_the_most_frequent_tag_of_each_word(simple):
@@ -254,7 +281,7 @@ def test_biases_of_users_and_films(simple):
 
 def test_labelled_rows_are_those_of_the_users_table(fields, simple, tmp_path):
     with fields.made() as root:
-        run = fields.Run("snips", root, fields.Cells(None, "full"), 1, fields.QUICK["snips"])
+        run = fields.Run("snips", root, fields.Cells(None, "full"), fields.QUICK["snips"])
         data = run.prepared(0)
         for task in data.tasks:
             both = simple.labelled(data, run.intake.tables, task, ("train", "valid"))

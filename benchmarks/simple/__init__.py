@@ -11,6 +11,7 @@
 | sound | classes | logistic regression on mean and spread of the log spectrum |
 | sound | clean sound | what was heard, as it is |
 | two factors | numbers, yes or no | mean + bias of the one + bias of the other |
+| formulas | yes or no | TF-IDF of runs of characters with logistic regression |
 
 Every one learns from the rows that a net may see (training and validation), from encoded labels, and answers as a
 task's `predict` does. Constants, and linear models and boosting for tables, are the library's
@@ -168,10 +169,11 @@ def classify(task: Task, learn: Labelled, X: Any, seed: int) -> Callable[[Any], 
 
 
 def simple(field: str) -> Callable[[Task], Fit | None]:
-    """Which model is the simple one of a task, by the word of the field: text, pictures, sound or ratings."""
-    from . import pictures, ratings, sound, text
+    """Which model is the simple one of a task, by the word of the field: text, pictures, sound, ratings or formulas."""
+    from . import formulas, pictures, ratings, sound, text
 
-    return {"text": text, "pictures": pictures, "sound": sound, "ratings": ratings}[field].model_of
+    models = {"text": text, "pictures": pictures, "sound": sound, "ratings": ratings, "formulas": formulas}
+    return models[field].model_of
 
 
 def of_kind(inputs: Mapping[str, Any], *kinds: str) -> tuple[str, Any]:
