@@ -60,6 +60,8 @@ Table = Annotated[str | None, typer.Option("--table", help="Which of the run's t
 Form = Annotated[
     str | None, typer.Option("--format", help="How the rows are kept: a word of `doctor --list formats`, or YAML.")
 ]
+Backend = Annotated[str | None, typer.Option("--backend", help="loky, threading, dask[=ADDRESS] or ray.")]
+Jobs = Annotated[int | None, typer.Option("--n-jobs", min=1, help="Runs at a time.")]
 Trust = Annotated[list[str] | None, typer.Option("--trust", help="A module whose classes the model may use.")]
 
 
@@ -169,8 +171,7 @@ def compare(
     tuned: Annotated[Path | None, typer.Option("--tuned", help="A folder of `tune` whose settings are taken.")] = None,
     fractions: Annotated[str | None, typer.Option("--label-fractions", help="Shares of the labels: 0.1,0.25.")] = None,
     few: Annotated[str | None, typer.Option("--few", help="The task that loses labels; all by default.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", help="loky, threading, dask[=ADDRESS] or ray.")] = None,
-    n_jobs: Annotated[int | None, typer.Option("--n-jobs", min=1, help="Runs at a time.")] = None,
+    backend: Backend = None, n_jobs: Jobs = None,
     no_worse: NoWorse = False, seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
     threads: Threads = None,
@@ -209,14 +210,15 @@ def group(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings that estimators look at.")] = 3,
     repeats: Repeats = 5,
     branches: Annotated[str | None, typer.Option("--branches", help="Try one model too, branching there.")] = None,
-    seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    backend: Backend = None, n_jobs: Jobs = None, seed: Seed = None, device: Device = None, resume: Resume = False,
+    force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Which of these tasks should share a model? Groups are proposed by estimators and decided by training."""
-    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
     from .commands.divide import group
 
-    more = _words(methods), measured, seeds, repeats, branches
+    more = _words(methods), measured, seeds, repeats, branches, backend, n_jobs
     _answer(as_json, lambda: group(_spec(config, overrides, seed, device), output, door, budget, *more))
 
 

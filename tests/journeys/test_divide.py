@@ -16,7 +16,7 @@ schema_version: 1
 data: {train: card.csv}
 tasks: {IQ: {type: regression}, KWW: {type: regression}, married: {type: binary}}
 features: {drop: [id, lwage, educ, enroll]}
-model: {encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
+model: {members: 1, encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
 trainer: {max_epochs: 4}
 """
 
@@ -35,7 +35,7 @@ def card(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_groups_are_proposed_trained_and_judged(card, capsys):
+def test_groups_are_proposed_trained_and_judged(card, capsys, monkeypatch):
     assert main(["affinity", "-c", "run.yaml", "-o", "likeness", "--seeds", "1", "--methods", "rsa,cka"]) == 0
     capsys.readouterr()
     command = ["group", "-c", "run.yaml", "-o", "out", "--affinity", "likeness", "--repeats", "2", "--budget", "2"]
@@ -50,7 +50,10 @@ def test_groups_are_proposed_trained_and_judged(card, capsys):
     page = (card / "out" / "report.html").read_text(encoding="utf-8")
     assert "Groups that were trained" in page
     assert 'class="forest many' in page
-    assert main([*command, "--branches", "0", "--json", "--force"]) == 0
+    began = []
+    monkeypatch.setattr("manyheads.parallel.run_all", lambda runs, tell=None: began.extend(runs))
+    assert main([*command, "--branches", "0", "--json", "--resume"]) == 0
+    assert not began  # all runs of the first time were kept
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["choice"] == study.choice
     assert answer["valid"] == pytest.approx(study.valid)

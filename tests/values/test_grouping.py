@@ -249,12 +249,12 @@ class TestCentred:
 
 
 class TestAdvised:
-    def found(self, z, gain=False):
+    def found(self, z, gain=False, lasting=True):
         n = len(z)
         matrix = tuple(tuple(None if i == j else float(z[i, j]) for j in range(n)) for i in range(n))
         return Relatedness(
             method="x", tasks=tuple(f"t{i}" for i in range(n)), matrix=matrix, low=matrix, high=matrix,
-            own=(None,) * n, unit="", gain=gain, directed=False, seeds=1,
+            own=(None,) * n, unit="", gain=gain, lasting=lasting, directed=False, seeds=1,
         )  # fmt: skip
 
     def test_likenesses_are_summed_and_gains_averaged(self):
@@ -262,6 +262,15 @@ class TestAdvised:
         z = z + z.T
         assert advised(self.found(z, gain=True), 2) == best(named(z), 2)
         assert advised(self.found(z), 2) == best(centred(named(z)), 2, overlap=False, total=True)
+
+    def test_a_step_that_helps_everybody_a_little_still_tells_groups_apart(self):
+        z = blocks((2, 3), 0.003, 0.001)
+        assert z.min() > 0
+        gains = gains_of(self.found(z, gain=True, lasting=False))
+        assert gains["t0"]["t1"] > 0 > gains["t0"]["t2"]
+        step = advised(self.found(z, gain=True, lasting=False), 3)
+        assert step.groups == (("t0", "t1"), ("t2", "t3", "t4"))
+        assert step == advised(self.found(z), 3)
 
     def test_an_odd_task_and_noise_do_not_part_a_group(self):
         # four tasks and three that are alike more or less, and one that is not: by means, likest pairs go apart and

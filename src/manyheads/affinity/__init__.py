@@ -48,6 +48,8 @@ class Estimator(ABC, Generic[Seen]):
     """Whether what i does to j may differ from what j does to i."""
     gain: ClassVar[bool]
     """Whether 0 means that learning the source leaves the target as it is, and more is better; else a similarity."""
+    lasting: ClassVar[bool] = True
+    """Of a gain: whether it is that of training together to the end; that of a step does not say who should share."""
     unit: ClassVar[str]
     """What a number is, in words."""
 

@@ -69,7 +69,8 @@ def gathered(
     answer = Relatedness(
         method=method, tasks=tuple(tasks), matrix=_matrix(mean, off), low=_matrix(low, off), high=_matrix(high, off),
         own=tuple(float(v) if np.isfinite(v) else None for v in np.diag(mean)),
-        unit=estimator.unit, gain=estimator.gain, directed=estimator.directed, seeds=len(by_seed), seconds=seconds,
+        unit=estimator.unit, gain=estimator.gain, lasting=estimator.lasting, directed=estimator.directed,
+        seeds=len(by_seed), seconds=seconds,
         by_seed=tuple(_matrix(one, off) for one in each), windows=_windows(tasks, all_looks, off),
         parts={name: _matrix(values, off) for name, values in parts.items()},
         missing=tuple((a, b, why) for (a, b), why in told.items()),

@@ -21,6 +21,7 @@ from ..data import Taskset
 from ..evaluate import measure
 from ..faults import ConfigError
 from ..grouping.ofgroup import labelled_rows, of_group
+from ..ledger import Ledger
 from ..parallel import run_over
 from ..results import Relatedness
 from ..spec import Part, RunSpec
@@ -110,12 +111,15 @@ def related(
     *,
     every: int | None = None,
     n_jobs: int = 1,
+    backend: str = "loky",
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> tuple[Relatedness, ...]:
     """The study of `affinity`, on tables that are ready.
 
     Args:
         estimators: by their word, as `estimators_of` gives them.
+        backend, ledger: as in `parallel.run_over`, for single-task models and pairs; joint runs are watched here, anew.
 
     Raises:
         ConfigError: fewer than two tasks, or no seed.
@@ -123,9 +127,8 @@ def related(
     study = Study(spec, prepared, estimators, seeds, every=every)
     study.watch(n_jobs, progress)
     for kind, runs in study.runs().items():
-        started = time.perf_counter()
-        run_over(runs, None if progress is None else partial(progress, TEXTS[kind]), n_jobs)
-        study.seconds[kind] = time.perf_counter() - started
+        tell = None if progress is None else partial(progress, TEXTS[kind])
+        study.seconds[kind] = run_over(runs, tell, n_jobs, backend=backend, ledger=ledger)
     return study.result()
 
 

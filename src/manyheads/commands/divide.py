@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..affinity.related import estimators_of, related
+from ..compare import processes
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..grouping.groups import validate
 from ..grouping.partition import advised
+from ..ledger import Ledger
+from ..parallel import cluster
 from ..results import Grouping, GroupingStudy, Relatedness
 from ..spec import RunSpec
 from .display import change, change_span
@@ -25,7 +27,7 @@ from .relate import write as write_matrices
 from .runfolder import RunFolder
 from .runs import Ready, make_ready
 
-FILE = "groups.json"
+FILE, RUNS = "groups.json", "runs"
 METHODS = ("rsa", "cka", "transfer")
 """Estimators that propose groups where nobody says: those that found known groups most often, at the price of one
 single-task model per task."""
@@ -41,18 +43,21 @@ def group(
     seeds: int = 3,
     repeats: int = 5,
     branches_from: str | None = None,
+    backend: str | None = None,
+    n_jobs: int | None = None,
 ) -> dict[str, Any]:
     """Groups of tasks for at most so many models, trained beside one model for all and one for each, into a folder.
 
     Args:
         spec: the run.
-        output: the folder.
+        output: the folder; with ``--resume`` runs that it holds are not done again.
         budget: models at most.
         methods: estimators that propose groups; `METHODS` where nobody says.
         measured: a folder of `manyheads affinity` whose answers are taken instead.
         seeds: trainings of each model that estimators look at.
         repeats: splits that are drawn to train the groups.
         branches_from: the stage from which groups are tried as branches of one model as well.
+        backend, n_jobs: who carries runs out, and how many at a time.
 
     Raises:
         ConfigError, DataError: as their names say.
@@ -61,7 +66,7 @@ def group(
         raise ConfigError(f"`--budget` should be one model or more. Found {budget}.")
     folder = RunFolder(output)
     if not door.dry_run:
-        folder.claim(None, force=door.force)
+        folder.claim(spec, door.resume, door.force)
     with door.hearing():
         ready = make_ready(spec, door)
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
@@ -69,15 +74,18 @@ def group(
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
         folder.begin(spec)
         door.screen.log = folder.log
-        found = _measured(ready, door, methods, measured, seeds)
-        write_matrices(found, output)
-        proposals = {answer.method: advised(answer, budget, overlap=answer.gain) for answer in found}
-        for method, grouping in proposals.items():
-            door.screen.say(f"{method}: {_told(grouping)}")
-        tried = distinct(proposals)
-        if not tried:
-            door.screen.say("Every estimator says all together or all apart: these two are trained.")
-        study = _trained(ready, door, tried, repeats, branches_from)
+        how: dict[str, Any] = {
+            "n_jobs": processes(n_jobs), "backend": backend or "loky", "ledger": Ledger(output / RUNS),
+        }  # fmt: skip
+        try:
+            with cluster(how["backend"], how["n_jobs"]):
+                found = _measured(ready, door, methods, measured, seeds, how)
+                write_matrices(found, output)
+                tried = _proposed(found, budget, door)
+                study = _trained(ready, door, distinct(tried), repeats, branches_from, how)
+        except (KeyboardInterrupt, SystemExit):
+            door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
+            raise
     write_atomically(output / FILE, (study.model_dump_json(indent=1) + "\n").encode("utf-8"))
     page = write_page(
         spec, output, relatedness=found, budget=budget, study=study, tasks=ready.infos, warnings=door.warned
@@ -92,23 +100,37 @@ def group(
         "valid": dict(study.valid),
         "test": {name: [c.delta_m, list(c.interval)] for name, c in study.comparisons.items()},
         "agreement": dict(study.agreement),
-        "proposed": {method: [list(g) for g in grouping.groups] for method, grouping in proposals.items()},
+        "proposed": {method: [list(g) for g in grouping.groups] for method, grouping in tried.items()},
         "repeats": study.repeats,
         "study": str(output / FILE),
         "report": str(page),
     }
 
 
+def _proposed(found: Sequence[Relatedness], budget: int, door: Door) -> dict[str, Grouping]:
+    """Estimator -> the groups that it speaks for, told as they are found."""
+    proposals = {answer.method: advised(answer, budget) for answer in found}
+    for method, grouping in proposals.items():
+        door.screen.say(f"{method}: {_told(grouping)}")
+    if not distinct(proposals):
+        door.screen.say("Every estimator says all together or all apart: these two are trained.")
+    return proposals
+
+
 def _measured(
-    ready: Ready, door: Door, methods: Sequence[str] | None, measured: Path | None, seeds: int
+    ready: Ready,
+    door: Door,
+    methods: Sequence[str] | None,
+    measured: Path | None,
+    seeds: int,
+    how: Mapping[str, Any],
 ) -> tuple[Relatedness, ...]:
     """The answers of estimators: those that a folder keeps, or new ones."""
     names = {t.name for t in ready.tasks}
     if measured is None:
-        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         estimators = estimators_of(METHODS if methods is None else methods)
         with door.screen.progress() as progress:
-            return related(ready.spec, ready.prepared, estimators, seeds, n_jobs=n_jobs, progress=progress)
+            return related(ready.spec, ready.prepared, estimators, seeds, progress=progress, **how)
     if not (measured / MATRICES).exists():
         raise ConfigError(
             f"`--affinity` should be a folder that `manyheads affinity` wrote. Found no {MATRICES} in `{measured}`."
@@ -145,9 +167,14 @@ def distinct(proposals: Mapping[str, Grouping]) -> dict[str, Grouping]:
 
 
 def _trained(
-    ready: Ready, door: Door, tried: Mapping[str, Grouping], repeats: int, branches_from: str | None
+    ready: Ready,
+    door: Door,
+    tried: Mapping[str, Grouping],
+    repeats: int,
+    branches_from: str | None,
+    how: Mapping[str, Any],
 ) -> GroupingStudy:
-    more: dict[str, Any] = {"parts": ready.intake.parts} if ready.intake.given else {}
+    more: dict[str, Any] = dict(how) | {"parts": ready.intake.parts if ready.intake.given else None}
     if branches_from is not None:
         plain = branches_from.removeprefix("-").isdigit()
         more["branches_from"] = int(branches_from) if plain else branches_from

@@ -54,7 +54,7 @@ def write_page(
         tasks=tuple(tasks),
         relatedness=tuple(relatedness),
         trees={found.method: dendrogram(_rows(found)) for found in relatedness},
-        advised={found.method: advised(found, budget or BUDGET, overlap=found.gain) for found in grouped},
+        advised={found.method: advised(found, budget or BUDGET) for found in grouped},
         study=study,
         tuned=tuned,
         settings=settings_of(spec),

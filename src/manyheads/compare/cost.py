@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..results import Cost, Efficiency
 from ..train import Training
-from .study import SINGLE, Study, each, lead
+from .rounds import each, lead
+from .study import SINGLE, Study
 
 NEAR = 0.01
 """Less than the best of the worse by this share is as good."""

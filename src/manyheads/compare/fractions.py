@@ -16,7 +16,8 @@ from ..ledger import Ledger
 from ..results import Fractions
 from ..spec import RunSpec
 from ..tasks import Task
-from .study import Progress, Study, Thin
+from .rounds import Thin
+from .study import Progress, Study
 from .ways import Tuned, ways
 
 if TYPE_CHECKING:

@@ -8,22 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import baselines, metrics
-from ..blocks import seed_of
-from ..build import Prepared, make_training, prepare, split_parts
+from .. import baselines
+from ..build import Prepared, make_training
 from ..config import applied
-from ..evaluate import Result, measure, results
+from ..evaluate import Result, results
 from ..ledger import Ledger
 from ..members import Members
 from ..parallel import run_over
 from ..results import Method
 from ..spec import RunSpec
-from ..statistics import Change, from_draws, paired_draws
+from ..statistics import Change
 from ..tasks import Task
 from ..train import Training
 from ..verdicts import Direction, Verdicts, chosen
 from ..verdicts import compare as judge
 from . import words
+from .rounds import (
+    Side,
+    Thin,
+    closed,
+    directions_of,
+    each,
+    is_fixed,
+    lead,
+    measured,
+    ratios,
+    redrawn,
+    row_tests,
+    tuned,
+)
 from .single import alone, labelled_part, only
 
 if TYPE_CHECKING:
@@ -31,12 +44,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
-Thin = Callable[
-    [Mapping[str, "pd.DataFrame"], Mapping[str, np.ndarray], int],
-    "tuple[Mapping[str, pd.DataFrame], Mapping[str, np.ndarray]]",
-]
-"""(tables, their parts, number of the repeat) -> both with fewer labels to learn from."""
-
 SINGLE = "single"
 
 
@@ -93,17 +100,10 @@ class Study:
         baselines.check(simple)
         self.spec, self.simple, self.alone_with = spec, tuple(simple), dict(alone_with or {})
         self.ways = dict(ways or {"joint": spec})
-        self.fixed = parts is not None or spec.data.split.kind in ("column", "time")  # there is but one such split
+        self.fixed = is_fixed(spec, parts)
         self.thin = thin
-        self.rounds: list[Repeat] = []
-        shared: Prepared | None = None
-        for r in range(repeats):
-            if shared is None or not self.fixed or thin is not None:
-                seed = spec.data.split.seed + (0 if self.fixed else r)
-                here = parts if parts is not None else split_parts(spec.data.split, tables, tasks, seed)
-                mine, here = (tables, here) if thin is None else thin(tables, here, r)
-                shared = prepare(spec, tasks, mine, here, targets=targets)
-            self.rounds.append(Repeat(shared, seed_of(spec.seed, "repeat", r)))
+        drawn = redrawn(spec, tasks, tables, targets=targets, parts=parts, repeats=repeats, thin=thin)
+        self.rounds = [Repeat(prepared, seed) for prepared, seed in drawn]
         self.seconds: dict[str, float] = {}
         """Method -> seconds per repeat."""
 
@@ -120,7 +120,7 @@ class Study:
     @property
     def directions(self) -> dict[str, Direction]:
         """Task -> its metric and which way is up."""
-        return {t.name: Direction(t.metrics[0], metrics.find(t.metrics[0]).greater_is_better) for t in self.tasks}
+        return directions_of(self.tasks)
 
     # -- training
 
@@ -161,8 +161,7 @@ class Study:
             tell = None if progress is None else lambda done, n, text=text: progress(text, done, n)
             took = run_over(runs, tell, n_jobs, backend=backend, ledger=ledger)
             for ended in whole:
-                if isinstance(ended, Members):
-                    ended.close()
+                closed(ended)
             self.seconds[name] = took / max(len(self.rounds), 1)
 
     def fit_simple(self, n_jobs: int = 1, progress: Progress | None = None, ledger: Ledger | None = None) -> None:
@@ -214,8 +213,8 @@ class Study:
             fitted = {t.name: t for t in one.prepared.tasks}
             for name in self.names:
                 held = {t: result for run in one.runs[name].values() for t, result in run.held_out().items()}
-                one.tuned[name] = {n: _tuned(t, held) for n, t in fitted.items()}
-                one.valid[name] = _measured(one.tuned[name], held)
+                one.tuned[name] = {n: tuned(t, held) for n, t in fitted.items()}
+                one.valid[name] = measured(one.tuned[name], held)
 
     def choose(self) -> tuple[str, dict[str, float | None], str]:
         """(the method to take, its delta-m on validation and all others', why): the test part has no say."""
@@ -238,7 +237,7 @@ class Study:
                 for task, run in one.runs[name].items():
                     found |= results(run.model, only(test, task), [task]) if task else results(run.model, test)
                 one.found[name] = found
-                one.values[name] = _measured(one.tuned[name], found)
+                one.values[name] = measured(one.tuned[name], found)
 
     # -- judging
 
@@ -279,15 +278,7 @@ class Study:
 
     def ratios(self) -> dict[str, float | None]:
         """Test rows per row of training and validation, of the tables that label a task."""
-        data = self.rounds[0].prepared
-        found: dict[str, float | None] = {}
-        for task in self.directions:
-            rows = {
-                part: data.dataset.coverage(own).get(task, {}).get("rows", 0) for part, own in data.tasksets.items()
-            }
-            learnt = rows.get("train", 0) + rows.get("valid", 0)
-            found[task] = rows.get("test", 0) / learnt if learnt else None
-        return found
+        return ratios(self.rounds[0].prepared)
 
     def parameters(self, name: str) -> int | None:
         """Those of a method's models together; None for simple models."""
@@ -295,58 +286,14 @@ class Study:
         return None if runs is None else sum(p.numel() for run in runs.values() for p in run.model.parameters())
 
     def row_tests(self, name: str) -> dict[tuple[str, str], Change]:
-        """Paired bootstrap over test rows of a fixed split, means over seeds; the same draws for every task."""
-        by = self.spec.data.split.by if self.spec.data.split.kind == "group" else None
-        changes: dict[str, float] = {}
-        draws: dict[str, np.ndarray] = {}
-        for task in self.tasks:
-            found = []
-            for one in self.rounds:
-                if task.name not in one.found[name]:
-                    continue
-                joint, single = one.found[name][task.name], one.found[SINGLE][task.name]
-                output, target, known, rows = joint.labelled()
-                mine = single.labelled()[0]
-                if not len(rows):
-                    continue
-                metric = metrics.find(task.metrics[0])
-                groups = None if metric.column is None else joint.extra[metric.column][rows.numpy()]
-                more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
-                if isinstance(by, str):
-                    more["redraw"] = joint.extra[by][rows.numpy()]
-                says = one.tuned[name][task.name].predict(output)
-                apart = one.tuned[SINGLE][task.name].predict(mine)
-                found.append(paired_draws(metric, task.truth(target), says, apart, groups, **more))
-            values = [c for c, _ in found if c is not None]
-            if values:
-                changes[task.name] = float(np.mean(values))
-                draws[task.name] = np.mean([d for c, d in found if c is not None], axis=0)
-        tests = {(name, t): from_draws(changes[t], draws[t]) for t in changes}
-        if changes:
-            whole = float(np.mean(list(changes.values())))
-            tests[name, ""] = from_draws(whole, np.mean(list(draws.values()), axis=0))
-        return tests
+        """A method against the single-task networks on the rows of a fixed split, by (method, task)."""
 
+        def sides(r: int, task: str) -> tuple[Side, Side] | None:
+            one = self.rounds[r]
+            if task not in one.found[name]:
+                return None
+            mine, apart = ((one.tuned[net][task], one.found[net][task]) for net in (name, SINGLE))
+            return mine, apart
 
-def _tuned(task: Task, held: Mapping[str, Result]) -> Task:
-    own = held.get(task.name)
-    return task if own is None else task.tuned(own.output, own.target, own.known)
-
-
-def _measured(tasks: Mapping[str, Task], found: Mapping[str, Result]) -> dict[str, float | None]:
-    return {n: measure(t, found[n], t.metrics[:1])[0].value if n in found else None for n, t in tasks.items()}
-
-
-def each(run: Training | Members) -> list[Training]:
-    """The runs of a model, member by member."""
-    return run.runs if isinstance(run, Members) else [run]
-
-
-def lead(run: Training | Members) -> Training:
-    """The first of them."""
-    return each(run)[0]
-
-
-def updates(run: Training | Members) -> int:
-    """Steps of a run; of the member that took most."""
-    return max(r.step for r in each(run))
+        tests = row_tests(self.spec, [t.name for t in self.tasks], len(self.rounds), sides)
+        return {(name, task): change for task, change in tests.items()}

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..members import Members
 from ..results import Comparison, TaskComparison
+from .rounds import lead, updates
 
 if TYPE_CHECKING:
     from .study import Study
@@ -19,7 +20,7 @@ MOST_NOTES = 5
 
 def budget(study: Study, name: str) -> dict[str, Any]:
     """What a method and the single-task networks may do, and did."""
-    from .study import SINGLE, lead, updates
+    from .study import SINGLE
 
     spec, rounds = study.spec, study.rounds
     joint = [one.runs[name][""] for one in rounds]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import metrics
-from ..blocks import seed_of
-from ..build import Prepared, make_training, prepare, split_parts
-from ..compare import Progress, alone
-from ..evaluate import Result, measure, results
+from ..build import Prepared, make_training
+from ..compare import Progress, alone, processes
+from ..compare.rounds import (
+    Side,
+    closed,
+    directions_of,
+    each,
+    is_fixed,
+    lead,
+    measured,
+    ratios,
+    redrawn,
+    row_tests,
+    tuned,
+)
+from ..evaluate import Result, results
 from ..faults import ConfigError
+from ..ledger import Ledger
 from ..members import Members
-from ..parallel import run_over
+from ..parallel import cluster, run_over
 from ..results import Grouping, GroupingStudy, Method
 from ..spec import Part, RunSpec
-from ..statistics import Change, from_draws, paired_draws
 from ..tasks import Task
 from ..train import Training
 from ..verdicts import Direction, chosen
@@ -57,6 +66,8 @@ def validate(
     repeats: int = 5,
     branches_from: int | str | None = None,
     n_jobs: int | None = None,
+    backend: str = "loky",
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> GroupingStudy:
     r"""Trains groupings of tasks beside one model for all and one for each, and says what to share.
@@ -84,6 +95,7 @@ def validate(
         branches_from: the stage at which the groups of each grouping part as branches of a single model (sharing
             `tree`), which is compared as well; by default no such model is made.
         n_jobs: processes; one per core by default.
+        backend, ledger: as in `parallel.run_over`.
         progress: told what is being done.
 
     Raises:
@@ -94,33 +106,12 @@ def validate(
         2020. The standard-error rule: Classification and Regression Trees, Breiman, Friedman, Olshen, Stone, 1984; the
         factor of re-drawn splits: Inference for the Generalization Error, Nadeau, Bengio, 2003.
     """
-    n_jobs = len(os.sched_getaffinity(0)) if n_jobs is None and hasattr(os, "sched_getaffinity") else n_jobs or 1
     study = Study(
         spec, tasks, tables, groupings, targets=targets, parts=parts, repeats=repeats, branches_from=branches_from
     )
-    study.train(n_jobs, progress)
+    with cluster(backend, processes(n_jobs)):
+        study.train(processes(n_jobs), progress, backend=backend, ledger=ledger)
     return study.result()
-
-
-def _rounds(
-    spec: RunSpec,
-    tasks: Sequence[Task],
-    tables: Mapping[str, pd.DataFrame],
-    targets: Mapping[str, Sequence[str]] | None,
-    parts: Mapping[str, np.ndarray] | None,
-    repeats: int,
-    fixed: bool,
-) -> list[_Repeat]:
-    rounds: list[_Repeat] = []
-    for r in range(repeats):
-        if fixed and rounds:
-            prepared = rounds[0].prepared
-        else:
-            split = spec.data.split
-            here = parts if parts is not None else split_parts(split, tables, tasks, split.seed + (0 if fixed else r))
-            prepared = prepare(spec, tasks, tables, here, targets=targets)
-        rounds.append(_Repeat(prepared, seed_of(spec.seed, "repeat", r)))
-    return rounds
 
 
 class Study:
@@ -152,13 +143,14 @@ class Study:
                 "Groups should be validated for two tasks or more, with a repeat at least. Found "
                 f"{len(names)} task{'s' if len(names) != 1 else ''} and {repeats} repeats."
             )
-        self.fixed = parts is not None or spec.data.split.kind in ("column", "time")
-        self.rounds = _rounds(spec, tasks, tables, targets, parts, repeats, self.fixed)
+        self.fixed = is_fixed(spec, parts)
+        drawn = redrawn(spec, tasks, tables, targets=targets, parts=parts, repeats=repeats)
+        self.rounds = [_Repeat(prepared, seed) for prepared, seed in drawn]
         self.plans = plans_of(self.given, names, branches_from is not None)
         self.stages = stages_of(self.plans)
         for one in self.rounds:
             joint = one.runs[Model(tuple(names))] = _made(spec, one, Model(tuple(names)), None, None)
-            size = _lead(joint).sampler.batch_size
+            size = lead(joint).sampler.batch_size
             for key in dict.fromkeys(key for plan in self.plans for key in plan.models()):
                 if key not in one.runs:
                     one.runs[key] = _made(spec, one, key, size, branches_from)
@@ -168,21 +160,32 @@ class Study:
         """All runs, members one by one; those of a stage alone (``joint model``, ``groups of tasks``) where asked."""
         keys = [key for text, own in self.stages.items() if stage in (None, text) for key in own]
         whole = [one.runs[key] for one in self.rounds for key in keys]
-        found = [run for one in whole for run in (one.runs if isinstance(one, Members) else [one])]
+        found = [run for one in whole for run in each(one)]
         for run in found:
             run.primary_only = True
         return found
 
-    def train(self, n_jobs: int = 1, progress: Progress | None = None) -> None:
-        """Train every model of every repeat, once, and look at what they are worth on validation."""
+    def train(
+        self,
+        n_jobs: int = 1,
+        progress: Progress | None = None,
+        *,
+        backend: str = "loky",
+        ledger: Ledger | None = None,
+    ) -> None:
+        """Train every model of every repeat, once, and look at what they are worth on validation.
+
+        Args:
+            n_jobs, backend, ledger: as in `parallel.run_over`.
+            progress: told what is being done.
+        """
         took: dict[Model, float] = {}
         for text, keys in self.stages.items():
-            started = time.perf_counter()
             tell = None if progress is None else lambda done, n, text=text: progress(text, done, n)
-            run_over(self.runs(text), tell, n_jobs)
-            steps = {key: sum(_updates(one.runs[key]) for one in self.rounds) for key in keys}
-            each = (time.perf_counter() - started) / max(sum(steps.values()), 1) / len(self.rounds)
-            took |= {key: each * n for key, n in steps.items()}
+            seconds = run_over(self.runs(text), tell, n_jobs, backend=backend, ledger=ledger)
+            steps = {key: sum(r.step for one in self.rounds for r in each(one.runs[key])) for key in keys}
+            step = seconds / max(sum(steps.values()), 1) / len(self.rounds)
+            took |= {key: step * n for key, n in steps.items()}
         self.seconds = {plan.name: sum(took[key] for key in plan.models()) for plan in self.plans}
         self.finish()
 
@@ -190,8 +193,7 @@ class Study:
         """Take the ended runs in: what every model is worth on the rows that it was stopped on."""
         for one in self.rounds:
             for run in one.runs.values():
-                if isinstance(run, Members):
-                    run.close()
+                closed(run)
             _look(one)
 
     def result(self, only: Sequence[str] | None = None) -> GroupingStudy:
@@ -229,14 +231,6 @@ def _names(data: Prepared) -> list[str]:
     return [t.name for t in data.tasks]
 
 
-def _lead(run: Training | Members) -> Training:
-    return run.runs[0] if isinstance(run, Members) else run
-
-
-def _updates(run: Training | Members) -> int:
-    return sum(r.step for r in run.runs) if isinstance(run, Members) else run.step
-
-
 def _weights(run: Training | Members) -> int:
     return sum(p.numel() for p in run.model.parameters())
 
@@ -249,11 +243,8 @@ def _look(one: _Repeat) -> None:
     fitted = {t.name: t for t in one.prepared.tasks}
     for key, run in one.runs.items():
         held = run.held_out()
-        one.tuned[key] = {
-            t: fitted[t].tuned(held[t].output, held[t].target, held[t].known) if t in held else fitted[t]
-            for t in key.tasks
-        }
-        one.valid[key] = _measured(one.tuned[key], held)
+        one.tuned[key] = {t: tuned(fitted[t], held) for t in key.tasks}
+        one.valid[key] = measured(one.tuned[key], held)
 
 
 def _read(one: _Repeat) -> dict[Model, dict[str, float | None]]:
@@ -262,12 +253,8 @@ def _read(one: _Repeat) -> dict[Model, dict[str, float | None]]:
     values = {}
     for key, run in one.runs.items():
         one.found[key] = results(run.model, labelled_rows(test, key.tasks), key.tasks)
-        values[key] = _measured(one.tuned[key], one.found[key])
+        values[key] = measured(one.tuned[key], one.found[key])
     return values
-
-
-def _measured(tasks: Mapping[str, Task], found: Mapping[str, Result]) -> dict[str, float | None]:
-    return {n: measure(t, found[n], t.metrics[:1])[0].value if n in found else None for n, t in tasks.items()}
 
 
 def _serving(one: _Repeat, plan: Plan, directions: Mapping[str, Direction]) -> dict[str, int]:
@@ -291,7 +278,7 @@ def _judged(
     fixed: bool,
 ) -> GroupingStudy:
     fitted = rounds[0].prepared.tasks
-    directions = {t.name: Direction(t.metrics[0], metrics.find(t.metrics[0]).greater_is_better) for t in fitted}
+    directions = directions_of(fitted)
     served = {plan.name: [_serving(one, plan, directions) for one in rounds] for plan in plans}
     weights = {plan.name: sum(_weights(rounds[0].runs[k]) for k in plan.models()) for plan in plans}
 
@@ -309,22 +296,35 @@ def _judged(
             for plan in plans
         }
 
-    data = rounds[0].prepared
     on_valid = methods([one.valid for one in rounds])
     choice, valid, reason = chosen(on_valid, directions)
     on_test = methods([_read(one) for one in rounds])
-    ratios = {t: _ratio(data, t) for t in directions}
+    shares = None if fixed else ratios(rounds[0].prepared)
     unit = "seed" if fixed else "repeat"
     protocol = _protocol(spec, len(rounds), fixed)
+
+    def sides(plan: Plan, base: Plan) -> Callable[[int, str], tuple[Side, Side] | None]:
+        def found(r: int, task: str) -> tuple[Side, Side] | None:
+            one, keys = rounds[r], (key_of(plan, r, task), key_of(base, r, task))
+            if any(task not in one.found[key] for key in keys):
+                return None
+            mine, other = ((one.tuned[key][task], one.found[key][task]) for key in keys)
+            return mine, other
+
+        return found
 
     def judged(compared: Sequence[str], baseline: str) -> dict[str, Any]:
         tests = None
         if fixed:
             by = {p.name: p for p in plans}
-            pairs = [(by[n], by[baseline]) for n in compared if n != baseline]
-            tests = {k: v for a, b in pairs for k, v in _row_tests(rounds, fitted, a, b, key_of, spec).items()}
+            tests = {
+                (n, task): change
+                for n in compared
+                if n != baseline
+                for task, change in row_tests(spec, [*directions], len(rounds), sides(by[n], by[baseline])).items()
+            }
         them = [on_test[n] for n in compared]
-        return judge(them, directions, baseline, None if fixed else ratios, tests, protocol, unit).comparisons
+        return judge(them, directions, baseline, shares, tests, protocol, unit).comparisons
 
     comparisons = judged([*on_test], "single")
     over = {other: judged([choice, other], other)[choice] for other in ("joint", "single") if other != choice}
@@ -345,47 +345,6 @@ def _judged(
         repeats=len(rounds),
         protocol=protocol,
     )
-
-
-def _row_tests(
-    rounds: Sequence[_Repeat], tasks: Sequence[Task], plan: Plan, base: Plan, key_of: Any, spec: RunSpec
-) -> dict[tuple[str, str], Change]:
-    """Paired bootstrap over the test rows of a fixed split, means over seeds; the same draws for every task."""
-    by = spec.data.split.by if spec.data.split.kind == "group" else None
-    changes: dict[str, float] = {}
-    draws: dict[str, np.ndarray] = {}
-    for task in tasks:
-        pairs = []
-        for r, one in enumerate(rounds):
-            keys = key_of(plan, r, task.name), key_of(base, r, task.name)
-            sides = [one.found[key].get(task.name) for key in keys]
-            if sides[0] is None or sides[1] is None or not len(sides[0].labelled()[3]):
-                continue
-            output, target, known, rows = sides[0].labelled()
-            metric, extra = metrics.find(task.metrics[0]), sides[0].extra
-            groups = None if metric.column is None else extra[metric.column][rows.numpy()]
-            more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
-            if isinstance(by, str):
-                more["redraw"] = extra[by][rows.numpy()]
-            said = one.tuned[keys[0]][task.name].predict(output)
-            other = one.tuned[keys[1]][task.name].predict(sides[1].labelled()[0])
-            pairs.append(paired_draws(metric, task.truth(target), said, other, groups, **more))
-        there = [(c, d) for c, d in pairs if c is not None]
-        if there:
-            changes[task.name] = float(np.mean([c for c, _ in there]))
-            draws[task.name] = np.mean([d for _, d in there], axis=0)
-    tests = {(plan.name, t): from_draws(changes[t], draws[t]) for t in changes}
-    if changes:
-        whole = float(np.mean(list(changes.values())))
-        tests[plan.name, ""] = from_draws(whole, np.mean(list(draws.values()), axis=0))
-    return tests
-
-
-def _ratio(data: Prepared, task: str) -> float | None:
-    """Test rows per row of training and validation, of the tables that label a task."""
-    rows = {part: data.dataset.coverage(own).get(task, {}).get("rows", 0) for part, own in data.tasksets.items()}
-    learnt = rows.get("train", 0) + rows.get("valid", 0)
-    return rows.get("test", 0) / learnt if learnt else None
 
 
 # ---- words

@@ -160,29 +160,37 @@ def dendrogram(gains: Gains) -> Dendrogram:
 
 
 def advised(
-    found: Relatedness, budget: float, *, overlap: bool = True, cost: Cost | None = None, margin: float = 0.0
+    found: Relatedness, budget: float, *, overlap: bool | None = None, cost: Cost | None = None, margin: float = 0.0
 ) -> Grouping:
     r"""The groups that an estimator's answer speaks for: `best` of its gains, or of its likenesses.
 
     A gain says what a source brings, and a group's is the mean over its sources (`best`). A likeness says who belongs
     together, and its mean would have like tasks parted for the sake of the likest pairs, and an odd one joined to them
     where its share in the mean is small. So likenesses are `centred` and summed over pairs: like pairs together and
-    unlike ones apart count for a grouping, the others against it.
+    unlike ones apart count for a grouping, the others against it. The gain of a single step (`lookahead`) is taken as a
+    likeness: nearly all are above 0, and all together would be the answer to everything.
 
     Args:
         found: the answer.
-        budget, overlap, cost, margin: as in `best`.
+        overlap: whether a task may sit in several groups; by default where the answer is gains.
+        budget, cost, margin: as in `best`.
 
     Reference:
         Correlation Clustering. Bansal, Blum, Chawla, 2004 (the sum over pairs).
     """
-    return best(gains_of(found), budget, overlap=overlap, cost=cost, margin=margin, total=not found.gain)
+    promised = found.gain and found.lasting
+    shared = promised if overlap is None else overlap
+    return best(gains_of(found), budget, overlap=shared, cost=cost, margin=margin, total=not promised)
 
 
 def gains_of(found: Relatedness) -> Gains:
-    """What an estimator found, as gains: as they are where their 0 means no gain, `centred` where it does not."""
+    """What an estimator found, as gains: as they are where their 0 means that sharing changes nothing, else `centred`.
+
+    Args:
+        found: the answer.
+    """
     rows = {a: {b: found.matrix[i][j] for j, b in enumerate(found.tasks) if i != j} for i, a in enumerate(found.tasks)}
-    return rows if found.gain else centred(rows)
+    return rows if found.gain and found.lasting else centred(rows)
 
 
 def names_of(gains: Gains) -> list[str]:

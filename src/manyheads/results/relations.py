@@ -38,6 +38,9 @@ class Relatedness(Value):
     gain: bool
     """Whether 0 means that learning the source leaves the target as it is, and more is better; False for a similarity,
     whose 0 means nothing of the kind."""
+    lasting: bool = True
+    """Of a gain: whether it is that of training together to the end, so that groups may be chosen by it as it is. False
+    for that of a single step, which is small and positive for nearly all pairs."""
     directed: bool
     """Whether row i, column j may differ from row j, column i."""
     seeds: int
