@@ -21,7 +21,7 @@ from manyheads.catalog import index
 from manyheads.sharing import Sharing
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("__init__", "harness", "suites", "studies")
+PARTS = ("__init__", "harness", "suites", "studies", "adapting", "characters", "schools")
 """Files that benchmarks are made of."""
 NAMES = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)
 SLOW = {"fit_throughput"}

@@ -1,0 +1,201 @@
+"""New schools of which few pupils are known: School (MANYHEADS_DATA), for `benchmarks.meta`.
+
+139 schools: 100 to learn from, 39 held out, of which 5, 10 or 20 pupils are known and the others are to be foretold.
+Rates, numbers of steps and the meta-learner are chosen with 80 of the 100 schools to learn from and the other 20 held
+out; then everything is learned once more from all 100, and the 39 are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.func import vmap
+
+from manyheads import objectives
+from manyheads.adaptation import adapt
+from manyheads.data import Block, Taskset, datasets
+from manyheads.data.episodes import EpisodeSampler, Shape
+from manyheads.objectives import Objective
+from manyheads.tasks.regression import Regression
+
+from .adapting import Net, outputs, step, weights_of
+
+PUPILS = (5, 10, 20)
+META = ("maml", "metasgd", "reptile")
+SHAPE = Shape((PUPILS[0], PUPILS[-1]), 20, 16)
+GRID = dict.fromkeys((0.003, 0.01, 0.03, 0.1, 0.3), (0, 1, 2, 3, 5, 10, 20, 30))
+LONG = dict.fromkeys((0.01, 0.03, 0.1, 0.2), (10, 30, 100, 300))
+"""Rate -> numbers of steps; the long ones are for a start from scratch."""
+FACTORS = dict.fromkeys((0.5, 1.0, 2.0), (0, 1, 2, 3, 5))
+"""The same for learned rates, which are multiplied."""
+Rows = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A net that is to follow few pupils: its weights, and rates of its own where it learned some."""
+
+    model: nn.Module
+    weights: dict[str, Tensor]
+    rates: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Few:
+    """Draws of known pupils from each school, padded to one length.
+
+    Attributes:
+        known, rest: (x, y, weight) of (episodes, rows, ...), the weights of an episode summing to 1.
+        school: (episodes,) the number of the school.
+    """
+
+    known: tuple[Tensor, Tensor, Tensor]
+    rest: tuple[Tensor, Tensor, Tensor]
+    school: Tensor
+
+
+def few_of(schools: Sequence[Rows], n: int, draws: int) -> Few:
+    """Some draws of n pupils (half of a school at most) and the others, of each school."""
+    longest = max(len(y) for _, y in schools)
+    found: list[list[Tensor]] = [[] for _ in range(6)]
+    for s, (x, y) in enumerate(schools):
+        random = torch.Generator().manual_seed(s)
+        first = min(n, len(y) // 2)
+        for _ in range(draws):
+            pick = torch.randperm(len(y), generator=random)
+            for at, (own, size) in enumerate(((pick[:first], n), (pick[first:], longest))):
+                blank = size - len(own)
+                found[3 * at].append(nn.functional.pad(x[own], (0, 0, 0, blank)))
+                found[3 * at + 1].append(nn.functional.pad(y[own], (0, blank)))
+                found[3 * at + 2].append(nn.functional.pad(torch.full((len(own),), 1 / len(own)), (0, blank)))
+    a, b, c, d, e, f = (torch.stack(own) for own in found)
+    return Few((a, b, c), (d, e, f), torch.arange(len(schools)).repeat_interleave(draws))
+
+
+def errors(start: Start, few: Few, rate: float, steps: Sequence[int]) -> dict[int, np.ndarray]:
+    """Steps -> the mean squared error of each school's other pupils after so many (schools,).
+
+    Args:
+        start: the net.
+        few: known pupils and the others.
+        rate: of the steps; a factor where the start has rates of its own.
+        steps: ascending.
+    """
+
+    def loss(own: Mapping[str, Tensor], rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        x, y, weight = rows
+        return (weight * (outputs(start.model, own, x)[:, 0] - y).square()).sum()
+
+    rates: Any = rate if start.rates is None else {n: rate * r for n, r in start.rates.items()}
+    only = None if start.rates is None else list(start.rates)
+    answer, done = {}, 0
+    with torch.no_grad():
+        own = {n: w.expand(len(few.school), *w.shape) for n, w in start.weights.items()}
+        for n in steps:
+            for _ in range(n - done):
+                own = vmap(lambda w, rows: adapt(loss, w, rows, 1, rates, True, only))(own, few.known)
+            done = n
+            each = vmap(loss)(own, few.rest).nan_to_num(1e6, 1e6).clamp(max=1e6)
+            total = torch.zeros(int(few.school.max()) + 1).index_add_(0, few.school, each)
+            answer[n] = (total / few.school.bincount()).double().numpy()
+    return answer
+
+
+def learned(word: str, schools: Sequence[Rows], iterations: int, **more: Any) -> Start:
+    """A start by its word, from these schools; `pooled` is supervised training on the rows of all."""
+    train = Taskset(
+        {"x": torch.cat([x for x, _ in schools])},
+        (Block(("y",), y := torch.cat([y for _, y in schools]), torch.ones(len(y), dtype=torch.bool)),),
+        domain=torch.arange(len(schools)).repeat_interleave(torch.tensor([len(y) for _, y in schools])),
+        domains=tuple(f"s{i}" for i in range(len(schools))),
+    )
+    torch.manual_seed(0)
+    model = Net(nn.Sequential(nn.Linear(train.inputs["x"].shape[1], 32), nn.ReLU(), nn.Linear(32, 1)))
+    if word == "scratch":
+        return Start(model, weights_of(model))
+    shape, task = more.pop("shape", SHAPE), Regression("y", transform="none")
+    made: dict[str, type[Any]] = {
+        "maml": objectives.MAML, "metasgd": objectives.MetaSGD, "reptile": objectives.Reptile, "anil": objectives.ANIL
+    }  # fmt: skip
+    objective: Objective = objectives.Supervised([task])
+    if word in made:
+        settings = {"inner_lr": 0.03, "inner_steps": 3 if word == "metasgd" else 5} | more
+        settings |= {"support": list(shape.sizes), "query": shape.query, "episodes": shape.episodes}
+        objective = made[word]([task], **settings)
+    objective.attach(model)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    sampler, done = EpisodeSampler({"t": train}, shape), 0
+    for epoch in range(iterations):
+        for draw in sampler.plan(epoch):
+            if done < iterations:
+                step(model, objective, sampler.batch(draw), optimizer)
+                schedule.step()
+                done += 1
+        if done == iterations:
+            break
+    weights = weights_of(model)
+    rates = objective.rates(weights) if word == "metasgd" else None  # type: ignore[attr-defined]
+    return Start(model, {n: w for n, w in weights.items() if not n.startswith("_rates")}, rates)
+
+
+def grid_of(word: str) -> Mapping[float, Sequence[int]]:
+    """Rates and steps that are tried."""
+    return LONG if word == "scratch" else FACTORS if word == "metasgd" else GRID
+
+
+def tables() -> list[Rows]:
+    """The schools in random order: columns and marks, standardised by the first 100."""
+    found, _ = datasets.load("school")
+    raw = [(t.iloc[:, :-1].to_numpy(np.float32), t.iloc[:, -1].to_numpy(np.float32)) for t in found.values()]
+    raw = [raw[i] for i in np.random.default_rng(0).permutation(len(raw))]
+    x_all, y_all = (np.concatenate([own[j] for own in raw[:100]]) for j in (0, 1))
+    mean, sd = x_all.mean(0), x_all.std(0) + (x_all.std(0) == 0)
+    return [(torch.from_numpy((x - mean) / sd), torch.from_numpy((y - y_all.mean()) / y_all.std())) for x, y in raw]
+
+
+def school(iterations: int, draws: int, quick: bool = False) -> dict[str, Any]:
+    """Held-out schools: explained variance of the other pupils by each start, and paired differences."""
+    rows = tables()
+    words = ("scratch", "pooled", *META)
+    first = {word: learned(word, rows[:80], iterations) for word in words}
+    starts = {word: learned(word, rows[:100], iterations) for word in words}
+    spread = float(np.mean([float(y.var()) for _, y in rows[100:]]))
+    found: dict[str, Any] = {}
+    for n in PUPILS:
+        choosing, new = few_of(rows[80:100], n, draws), few_of(rows[100:], n, draws)
+        own: dict[str, Any] = {}
+        came, tried = {}, {}
+        for word in words:
+            grid = {0.1: (0, 1)} if quick else grid_of(word)
+            means = {
+                (rate, k): float(mean.mean())
+                for rate, steps in grid.items()
+                for k, mean in errors(first[word], choosing, rate, steps).items()
+            }
+            (rate, k), tried[word] = min(means.items(), key=lambda pair: pair[1])
+            came[word] = errors(starts[word], new, rate, (k,))[k]
+            own[word] = round(1 - float(came[word].mean()) / spread, 4)
+            own[f"{word}, chosen"] = f"rate {rate:g}, {k} steps"
+        best = min(META, key=lambda word: tried[word])
+        own["meta, chosen"] = best
+        for other in ("scratch", "pooled"):
+            for word in META:
+                own[f"{word} - {other}"] = gap(came[other] - came[word], spread)
+            own[f"meta - {other}"] = own[f"{best} - {other}"]
+        found[f"{n} pupils"] = own
+    return found
+
+
+def gap(values: np.ndarray, spread: float) -> list[float]:
+    """[mean, low, high] over schools of what one start gains on another, in shares of the marks' variance."""
+    values = values / spread
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / len(values) ** 0.5
+    mean = float(values.mean())
+    return [round(v, 4) for v in (mean, mean - half, mean + half)]
