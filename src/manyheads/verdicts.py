@@ -28,6 +28,7 @@ from .statistics import (
 
 REFERENCES = ("constant", "linear", "boosting")
 """Methods that are shown beside the others, and not judged as ways of sharing."""
+CLEAR = "clear of 0"
 _MOST_SENTENCES = 6
 
 
@@ -242,11 +243,15 @@ def _summary(
         if m.mean is not None:
             sentence += f"; delta-m {100 * m.mean:+.1f} %"
             if m.low is not None and m.high is not None:
-                sentence += f" [{100 * m.low:+.1f} %, {100 * m.high:+.1f} %]"
+                sentence += f" [{100 * m.low:+.1f} %, {100 * m.high:+.1f} %], {clear_of_zero((m.low, m.high))}"
         sentences.append(sentence + ".")
     helping = {name: [t for t, c in tasks.items() if c.verdict == "helps"] for name, tasks in rows.items()}
     winners = [name for name, tasks in helping.items() if tasks]
-    if not winners:
+    means = [name for name, m in overall.items() if m.low is not None and m.low > 0]
+    if not winners and means:
+        said = ", ".join(f"`{name}`" for name in means)
+        sentences.append(f"No method beat `{baseline}` beyond noise on one task; on the mean of all {said} did.")
+    elif not winners:
         sentences.append(f"No method beat `{baseline}` beyond noise.")
     elif len(rows) > 1:
         beaten = "; ".join(f"`{n}` on {', '.join(helping[n])}" for n in winners)
@@ -270,6 +275,18 @@ def _summary(
 def _row(method: Method, task: str, n: int) -> NDArray[np.float64]:
     values = method.values.get(task)
     return np.full(n, np.nan) if values is None else floats(values)  # type: ignore[arg-type]
+
+
+def clear_of_zero(interval: Interval) -> str:
+    """What an interval says of 0, in words; nothing where there is no interval.
+
+    Args:
+        interval: (low, high).
+    """
+    low, high = interval
+    if low is None or high is None:
+        return ""
+    return CLEAR if low > 0 or high < 0 else "0 inside"
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

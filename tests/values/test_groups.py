@@ -104,6 +104,11 @@ def test_what_a_study_says_holds(studied):
     assert found.realised["two"] == {t: c.delta for t, c in found.comparisons["two"].tasks.items()}
     assert found.agreement["plain"] is None  # nothing was predicted
     assert found.valid["single"] == 0
+    assert found.summary.startswith("On the test parts, the mean over tasks: ")
+    for other, comparison in found.over.items():
+        named = {"single": "one model per task", "joint": "one model for all"}[other]
+        assert f"{100 * comparison.delta_m:+.1f} % [" in found.summary
+        assert f"against {named} (" in found.summary
     parameters = {m.name: m.parameters for m in found.comparisons["joint"].methods}
     assert parameters["joint"] < parameters["two"] < parameters["single"]
     assert GroupingStudy.model_validate_json(found.model_dump_json()) == found

@@ -233,6 +233,13 @@ def test_the_advice_in_words(rows, said):
     assert words.recommended("m", {"m": _comparison(**rows)}, {"m": 5, "single": 10}.get).startswith(said)
 
 
+def test_the_advice_where_the_mean_alone_is_clear():
+    found = _comparison(a=("undecided", 0.1), b=("undecided", 0.2))
+    found = found.model_copy(update={"delta_m": 0.15, "interval": (0.01, 0.29)})
+    said = "One model for all (`m`) gains on the mean over tasks, +15.0 % [+1.0, +29.0], clear of 0; no task by itself"
+    assert words.recommended("m", {"m": found}, lambda _: None).startswith(said)
+
+
 def test_the_advice_where_tasks_are_better_alone():
     found = {"m": _comparison(a=("helps", 0.1)), "n": _comparison(a=("hurts", -0.2))}
     assert "helps a all the same" in words.recommended("single", found, lambda _: 1)

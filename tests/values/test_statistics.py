@@ -322,7 +322,8 @@ class TestCompare:
         assert tasks["buy"].best == "mmoe"
         assert tasks["price"].best == "single"
         assert tasks["buy"].why.startswith("helps: +7.")
-        assert "helps 1 task, hurts 1, undecided 0" in found.summary
+        assert "helps 1 task, hurts 1, undecided 0; delta-m " in found.summary
+        assert found.summary.split("]")[1].startswith((", clear of 0.", ", 0 inside."))
         assert "Sharing hurts price: give it a model apart." in found.summary
         assert found.comparisons["mmoe"].delta_m == pytest.approx((tasks["buy"].delta + tasks["price"].delta) / 2)
         assert found.ranks == {"single": 1.5, "mmoe": 1.5}
@@ -335,6 +336,7 @@ class TestCompare:
         for task in comparison.tasks.values():
             assert (task.delta, task.p, task.verdict) == (0, 1, "undecided")
             assert task.why == "undecided: there is no difference in any repeat."
+        assert "[+0.0 %, +0.0 %], 0 inside." in found.summary
         assert "No method beat `single` beyond noise." in found.summary
 
     def test_noise_is_undecided_and_says_what_it_would_take(self):
@@ -344,6 +346,19 @@ class TestCompare:
         assert "includes 0; about " in why
         assert why.endswith(" repeats would be needed to see a change of this size.")
         assert "No method beat `single` beyond noise." in found.summary
+
+    def test_a_mean_may_be_clear_where_no_task_is(self):
+        random = np.random.default_rng(0)
+        single = {t: tuple(0.5 + 0.01 * random.normal(size=6)) for t in "abcdefgh"}
+        joint = {t: tuple(np.array(v) + 0.006 + 0.012 * random.normal(size=6)) for t, v in single.items()}
+        methods = [Method(name="single", values=single), Method(name="joint", values=joint)]
+        found = compare(methods, dict.fromkeys(single, Direction("accuracy", True)))
+        assert found.comparisons["joint"].interval[0] > 0
+        assert {t.verdict for t in found.comparisons["joint"].tasks.values()} == {"undecided"}
+        assert "], clear of 0." in found.summary
+        assert found.summary.endswith(
+            "No method beat `single` beyond noise on one task; on the mean of all `joint` did."
+        )
 
     def test_references_are_shown_and_not_judged(self):
         found = compare(

@@ -97,6 +97,7 @@ def group(
         "groups": [list(g) for g in study.groups],
         "recommendation": study.recommendation,
         "reason": study.reason,
+        "summary": study.summary,
         "valid": dict(study.valid),
         "test": {name: [c.delta_m, list(c.interval)] for name, c in study.comparisons.items()},
         "agreement": dict(study.agreement),
@@ -208,6 +209,8 @@ def _tell(study: GroupingStudy, door: Door) -> None:
             door.screen.say(f"{name}: promised and realised gains have a rank correlation of {rank:.2f} over tasks.")
     sentence = study.recommendation
     door.screen.say(f"{sentence[:1].upper()}{sentence[1:]} {study.reason}".strip())
+    if study.summary:
+        door.screen.say(study.summary)
 
 
 def read(output: Path) -> GroupingStudy:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..members import Members
 from ..results import Comparison, TaskComparison
+from ..verdicts import CLEAR, clear_of_zero
 from .rounds import lead, updates
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ def recommended(choice: str, comparisons: Mapping[str, Comparison], parameters: 
     one, many = parameters(choice), parameters("single")
     size = f" It has {100 * one / many:.0f} % of the parameters of {len(tasks)} models." if one and many else ""
     if not helps and not hurts:
+        mean, (low, high) = comparisons[choice].delta_m, comparisons[choice].interval
+        if mean is not None and low is not None and high is not None and clear_of_zero((low, high)) == CLEAR:
+            word = "gains" if mean > 0 else "loses"
+            return (
+                f"One model for all (`{choice}`) {word} on the mean over tasks, {100 * mean:+.1f} % "
+                f"[{100 * low:+.1f}, {100 * high:+.1f}], clear of 0; no task by itself is beyond noise.{size}"
+            )
         return f"Within noise: one model for all (`{choice}`) is neither better nor worse than one per task.{size}"
     if len(hurts) == len(tasks):
         return f"Keep {_list(hurts)} alone: sharing (`{choice}`) makes each of them worse."

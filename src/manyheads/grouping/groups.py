@@ -36,7 +36,7 @@ from ..verdicts import Direction, chosen
 from ..verdicts import compare as judge
 from .ofgroup import labelled_rows, of_group
 from .plans import Model, Plan, checked, plans_of, stages_of
-from .recommend import BRANCHED, agreement, recommendation
+from .recommend import BRANCHED, agreement, outcome, recommendation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -342,6 +342,7 @@ def _judged(
         realised=realised,
         agreement={name: agreement(given[name].gains, realised[name]) for name in given},
         served={name: {t: tuple(one[t] for one in served[name]) for t in directions} for name in given},
+        summary=outcome(over),
         repeats=len(rounds),
         protocol=protocol,
     )

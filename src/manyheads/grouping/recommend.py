@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..results import Grouping, Number
+from ..results import Comparison, Grouping, Number
+from ..verdicts import clear_of_zero
 
 Groups = tuple[tuple[str, ...], ...]
 BRANCHED = ", branched"
@@ -53,6 +54,25 @@ def recommendation(choice: str, groups: Groups, grouping: Grouping | None, branc
     if apart:
         parts.append(f"keep {_list(apart)} alone")
     return ", ".join(parts) + (" (as branches of one model)." if branched else ".")
+
+
+def outcome(over: Mapping[str, Comparison]) -> str:
+    """What the advised way is worth on the test parts, in a sentence; empty where nothing is known.
+
+    Args:
+        over: ``single`` and ``joint`` (those of them that are not advised) -> the advised way against it.
+    """
+    named = {"single": "one model per task", "joint": "one model for all"}
+    said = []
+    for other in ("single", "joint"):
+        found = over.get(other)
+        if found is None or found.delta_m is None:
+            continue
+        low, high = found.interval
+        span = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+        noted = clear_of_zero((low, high))
+        said.append(f"{100 * found.delta_m:+.1f} %{span} against {named[other]}{f' ({noted})' if noted else ''}")
+    return f"On the test parts, the mean over tasks: {' and '.join(said)}." if said else ""
 
 
 def _list(names: Sequence[str]) -> str:

@@ -114,5 +114,7 @@ class GroupingStudy(Value):
     """Grouping -> Spearman's rank correlation over tasks of predicted and realised gains; None for fewer than three."""
     served: dict[str, dict[str, tuple[int, ...]]] = {}
     """Grouping -> task -> per repeat the group whose model serves it, the best of its groups on validation."""
+    summary: str = ""
+    """What the advised way is worth on the test parts, on the mean over tasks, in a sentence."""
     repeats: int = 0
     protocol: str = ""
