@@ -242,6 +242,8 @@ class Multiclass(_Classes):
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
         logp = output.log_softmax(-1)
+        if target.is_floating_point():  # shares of the classes, as a teacher says them
+            return -(target * logp).sum(-1)
         return -logp.gather(-1, target.expand(logp.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
     def ensemble(self, outputs: Tensor) -> Tensor:
@@ -283,7 +285,9 @@ class Ordinal(_Classes):
         return _Thresholds(sum(widths), np.log(above / (1 - above)).tolist())
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
-        above = (target.unsqueeze(-1) > torch.arange(output.shape[-1], device=target.device)).to(output.dtype)
+        soft = target.is_floating_point()  # P(y > j), as a teacher says them
+        above = target if soft else target.unsqueeze(-1) > torch.arange(output.shape[-1], device=target.device)
+        above = above.to(output.dtype)
         return F.binary_cross_entropy_with_logits(output, above.expand_as(output), reduction="none").mean(-1)
 
     def ensemble(self, outputs: Tensor) -> Tensor:
