@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from manyheads.affinity.related import Study, estimators_of
+from manyheads.affinity.related import TEXTS, Study, estimators_of
 from manyheads.build import prepare, split_parts
 from manyheads.config import tasks_of
 from manyheads.results import Matrix, Relatedness
@@ -67,24 +67,27 @@ def recovery(
 
 def answered(suite: Suite, seeds: Sequence[int], methods: Sequence[str], epochs: int) -> list[tuple[Relatedness, ...]]:
     """What estimators say about the table of each seed; nets of several seeds are trained together."""
-    answers: list[tuple[Relatedness, ...]] = []
-    for start in range(0, len(seeds), TOGETHER):
-        studies = []
-        for seed in seeds[start : start + TOGETHER]:
-            table, spec = suite.table(seed), suite.spec(seed, epochs)
-            tasks = tasks_of(spec)
-            parts = split_parts(spec.data.split, {"t": table}, tasks)
-            studies.append(Study(spec, prepare(spec, tasks, {"t": table}, parts), estimators_of(methods), 1))
+    parts = [seeds[start : start + TOGETHER] for start in range(0, len(seeds), TOGETHER)]
+    return [study.result() for part in parts for study in studied(suite, part, methods, epochs)]
+
+
+def studied(suite: Suite, seeds: Sequence[int], methods: Sequence[str], epochs: int) -> list[Study]:
+    """A study of the table of each seed, all of them trained together."""
+    studies = []
+    for seed in seeds:
+        table, spec = suite.table(seed), suite.spec(seed, epochs)
+        tasks = tasks_of(spec)
+        parts = split_parts(spec.data.split, {"t": table}, tasks)
+        studies.append(Study(spec, prepare(spec, tasks, {"t": table}, parts), estimators_of(methods), 1))
+    for study in studies:
+        study.watch()
+    runs = [study.runs() for study in studies]
+    for kind in TEXTS:
+        started = time.perf_counter()
+        run_all([run for own in runs for run in own.get(kind, [])])
         for study in studies:
-            study.watch()
-        runs = [study.runs() for study in studies]
-        for kind in ("single", "pairs"):
-            started = time.perf_counter()
-            run_all([run for own in runs for run in own.get(kind, [])])
-            for study in studies:
-                study.seconds[kind] = (time.perf_counter() - started) / len(studies)
-        answers += [study.result() for study in studies]
-    return answers
+            study.seconds[kind] = (time.perf_counter() - started) / len(studies)
+    return studies
 
 
 def cut(matrix: Matrix, tasks: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -1,16 +1,21 @@
 """Are the right groups found, and are claims true? Suites of tasks whose grouping is known, studies whose answer is.
 
 `python -m benchmarks.truth` (`--suites groups8,equal`, `--seeds 20`, `--cache FILE`): for each suite of
-`benchmarks.suites` and each seed, a table of its own. Estimators of relatedness look at single-task nets (RSA, CKA) or
-at all pairs trained together, each recommends the best partition into three models at most, and every recommendation is
-validated by training it beside one net for all and one for each, over re-drawn splits; the final word is chosen on
-validation. It is told how often the right groups are recommended before and after that, what the estimates cost (in
-updates of nets), and whether the final word is worse than the better of all together and all alone (the better on the
-test parts, so that the comparison is with hindsight).
+`benchmarks.suites` and each seed, a table of its own. Estimators of relatedness look at single-task nets (RSA, CKA,
+transfer), at a joint run (look-ahead), or at all pairs trained together; each recommends the best partition into three
+models at most, and every recommendation is validated by training it beside one net for all and one for each, over
+re-drawn splits; the final word is chosen on validation. `group` is what `manyheads group` does where nobody says: the
+recommendations of RSA, CKA and transfer are trained, and one of them, all together or all apart is chosen.
+
+It is told how often the right groups are recommended before training (`advised`; of `group`: by one of the three) and
+by the final word (`recovered`), what the estimates cost (in updates of nets), and whether the final word is worse than
+the better of all together and all alone. The better is that on the test parts, so the comparison is with hindsight.
+Three splits have wide intervals, so `against_better` stands beside it: the mean over tables, which are independent,
+with its interval.
 
 `python -m benchmarks.truth --studies 2000`: the statistics alone, on simulated studies (`benchmarks.studies`).
 
-Nets of all seeds of a suite are trained together. `--cache FILE` keeps each seed of each suite, so that an interrupted
+Nets of some seeds of a suite are trained together. `--cache FILE` keeps each seed of each suite, so that an interrupted
 run goes on; delete it when the library has changed.
 """
 
@@ -20,40 +25,31 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from manyheads.affinity import Estimator, Reading
-from manyheads.affinity.pairs import Together
-from manyheads.affinity.readings import gathered
-from manyheads.affinity.singles import Singles
-from manyheads.blocks import seed_of
-from manyheads.build import Prepared, make_training, prepare, split_parts
-from manyheads.catalog import make
-from manyheads.compare import alone
+from manyheads.affinity.related import Study as Relations
+from manyheads.commands.divide import METHODS
 from manyheads.config import tasks_of
-from manyheads.evaluate import measure
 from manyheads.grouping.groups import Study
-from manyheads.grouping.ofgroup import labelled_rows
 from manyheads.grouping.partition import advised
-from manyheads.results import Comparison, Grouping
-from manyheads.spec import RunSpec
+from manyheads.results import Comparison
 from manyheads.stacking.stacked import run_all
 from manyheads.statistics import resampled_t
-from manyheads.train import Training
 
 from . import studies
+from .affinity_recovery import same, studied
 from .harness import Bench
 from .quality import Cell, Cells, say
 from .suites import SUITES, Suite
 
-FROM_SINGLES = ("rsa", "cka")
-MAIN = "rsa"
-"""The estimator whose recommendation the checks are about."""
+MAIN = "group"
+"""The word for what the command does: the one that the checks are about."""
+WORDS = {MAIN: METHODS} | {word: (word,) for word in (*METHODS, "lookahead", "pairs")}
+"""Word -> the estimators whose recommendations are trained for it."""
+ASKED = tuple(dict.fromkeys(word for own in WORDS.values() for word in own))
 BUDGET = 3
 """Models at most."""
 SEEDS, REPEATS, EPOCHS = 20, 3, 80
@@ -64,108 +60,49 @@ TOGETHER = 5
 # ---- suites
 
 
-class _Seed:
-    """One table of a suite: what estimators look at."""
-
-    def __init__(self, suite: Suite, seed: int, epochs: int) -> None:
-        self.suite, self.seed = suite, seed
-        self.table, self.spec = suite.table(seed), suite.spec(seed, epochs)
-        self.tasks = tasks_of(self.spec)
-        parts = split_parts(self.spec.data.split, {"t": self.table}, self.tasks)
-        self.data = prepare(self.spec, self.tasks, {"t": self.table}, parts)
-        few = alone(self.spec, int(self.spec.sampling.batch_size))
-        names = suite.tasks
-        self.singles = {t: _run(few, self.data, (t,), seed) for t in names}
-        self.pairs = {pair: _run(few, self.data, pair, seed) for pair in combinations(names, 2)}
-
-    def advised(self) -> dict[str, Grouping]:
-        """The partition that each estimator speaks for."""
-        train, held = self.data.tasksets["train"], self.data.tasksets["valid"]
-        models = {t: run.model for t, run in self.singles.items()}
-        tables = dict.fromkeys(models, ("t",))
-        seen = Singles(models, {t.name: t for t in self.data.tasks}, train, held, tables, self.seed)
-        found: dict[str, Grouping] = {}
-        for word in FROM_SINGLES:
-            estimator: Estimator[Any] = make(Estimator, word, {})  # type: ignore[type-abstract]
-            found[word] = _advised(word, estimator, estimator.measure(seen), self.suite.tasks)
-        estimator = make(Estimator, "pairs", {})  # type: ignore[type-abstract]
-        found["pairs"] = _advised("pairs", estimator, estimator.measure(self._together()), self.suite.tasks)
-        return found
-
-    def _together(self) -> Together:
-        by_itself = {t: _score(run, t) for t, run in self.singles.items()}
-        paired: dict[tuple[str, str], float | None] = {}
-        for (a, b), run in self.pairs.items():
-            paired |= {(a, b): _score(run, a), (b, a): _score(run, b)}
-        return Together(by_itself, paired, by_itself, dict.fromkeys(by_itself, False))
-
-    def costs(self) -> dict[str, int]:
-        """Updates of nets that each kind of estimate rests on."""
-        singles = sum(run.step for run in self.singles.values())
-        return {"singles": singles, "pairs": singles + sum(run.step for run in self.pairs.values())}
-
-
-def _run(spec: RunSpec, data: Prepared, names: Sequence[str], seed: int) -> Training:
-    train, held = (labelled_rows(data.tasksets[part], names) for part in ("train", "valid"))
-    tasks = [replace(t, sees=()) for t in data.tasks if t.name in names]
-    run = make_training(spec, data.dataset.preprocess.layouts, tasks, train, held, seed=seed_of(seed, "affinity"))
-    assert isinstance(run, Training)
-    run.primary_only = True
-    return run
-
-
-def _score(run: Training, task: str) -> float | None:
-    return measure(run.tasks[task], run.held_out()[task], run.tasks[task].metrics[:1])[0].value
-
-
-def _advised(word: str, estimator: Estimator[Any], reading: Reading, tasks: Sequence[str]) -> Grouping:
-    found = gathered(word, estimator, tasks, [[(0, reading)]], None)
-    return advised(found, BUDGET, overlap=False)
-
-
-def _same(groups: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> bool:
-    return {frozenset(g) for g in groups} == {frozenset(g) for g in truth}
-
-
 def run_suite(suite: Suite, seeds: Sequence[int], epochs: int, repeats: int) -> dict[int, Cell]:
     """Everything about some seeds of a suite, their nets trained together."""
-    started = time.perf_counter()
-    looked = [_Seed(suite, seed, epochs) for seed in seeds]
-    run_all([run for one in looked for run in (*one.singles.values(), *one.pairs.values())])
-    estimated = time.perf_counter() - started
-    groupings: list[dict[str, Grouping]] = []
+    started = time.process_time()
+    looked = studied(suite, seeds, ASKED, epochs)
+    answers = [study.result() for study in looked]
+    estimated = time.process_time() - started
     trials = []
-    for one in looked:
-        told = one.advised()
-        groupings.append(told)
+    for seed, found in zip(seeds, answers, strict=True):
+        spec = suite.spec(seed, epochs)
+        told = {answer.method: advised(answer, BUDGET, overlap=False) for answer in found}
         given: dict[str, Any] = {**told, "truth": suite.truth}
-        trials.append(Study(one.spec, one.tasks, {"t": one.table}, given, repeats=repeats))
+        trials.append(Study(spec, tasks_of(spec), {"t": suite.table(seed)}, given, repeats=repeats))
     run_all([run for trial in trials for run in trial.runs()])
     cells = {}
-    for one, told, trial in zip(looked, groupings, trials, strict=True):
+    for seed, study, trial in zip(seeds, looked, trials, strict=True):
         trial.finish()
-        cell: Cell = {"costs": one.costs(), "found": {}}
-        for word, grouping in told.items():
-            cell["found"][word] = _judged(trial, word, grouping, suite)
-        cell["truth"] = trial.result(["truth"]).comparisons["truth"].delta_m
-        cells[one.seed] = cell
-    spent = time.perf_counter() - started
+        found = {word: judged(trial, own, suite) for word, own in WORDS.items()}
+        truth = trial.result(["truth"]).comparisons["truth"].delta_m
+        cells[seed] = {"costs": costs(study), "found": found, "truth": truth}
+    spent = time.process_time() - started
     for cell in cells.values():
         cell["seconds"] = [estimated / len(cells), spent / len(cells)]
     return cells
 
 
-def _judged(trial: Study, word: str, grouping: Grouping, suite: Suite) -> Cell:
-    """What became of one estimator's recommendation."""
-    study = trial.result([word])
+def costs(study: Relations) -> dict[str, int]:
+    """Updates of nets that estimates rest on: of single-task nets alone, and of pairs beside them."""
+    singles = sum(run.step for one in study.rounds for run in one.singles.values())
+    return {"singles": singles, "pairs": singles + sum(r.step for one in study.rounds for r in one.pairs.values())}
+
+
+def judged(trial: Study, words: Sequence[str], suite: Suite) -> Cell:
+    """What became of the recommendations of some estimators."""
+    study = trial.result(words)
     joint = study.comparisons["joint"].delta_m or 0.0
     over = study.over.get("joint" if joint > 0 else "single")
+    agreed = [rho for word in words if (rho := study.agreement[word]) is not None]
     return {
-        "advised": _same(grouping.groups, suite.truth),
-        "groups": [list(g) for g in grouping.groups],
+        "advised": any(same(trial.given[word].groups, suite.truth) for word in words),
+        "groups": {word: [list(g) for g in trial.given[word].groups] for word in words},
         "choice": study.choice,
-        "recovered": _same(study.groups, suite.truth),
-        "agreement": study.agreement[word],
+        "recovered": same(study.groups, suite.truth),
+        "agreement": float(np.mean(agreed)) if agreed else None,
         "delta_m": 0.0 if study.choice == "single" else study.comparisons[study.choice].delta_m,
         "joint": joint,
         "against_better": _change(over),
@@ -187,7 +124,7 @@ def suites(bench: Bench, names: Sequence[str], n_seeds: int, cells: Cells) -> No
             part = todo[start : start + TOGETHER]
             for seed, cell in run_suite(suite, part, epochs, repeats).items():
                 cells[suite.name, seed] = cell
-            say(f"{suite.name}: seeds {part[0]} to {part[-1]}")
+            say(f"{suite.name}: seeds {part[0]} to {part[-1]}, {cell['seconds'][1]:.1f} s each")
         own = [cells[suite.name, seed] for seed in range(n_seeds)]
         everything += own
         _told(bench, suite.name, own)
@@ -210,12 +147,13 @@ def _mean(cells: Sequence[Cell], word: str, key: str) -> float:
 
 
 def _told(bench: Bench, name: str, cells: Sequence[Cell]) -> None:
-    """One row of a suite for each estimator."""
-    for word in (*FROM_SINGLES, "pairs"):
+    """One row of a suite for each word."""
+    for word in WORDS:
         found = [cell["found"][word] for cell in cells]
         choices = [f["choice"] if f["choice"] in ("joint", "single") else "groups" for f in found]
         agreed = [f["agreement"] for f in found if f["agreement"] is not None]
-        change = resampled_t([f["against_better"][0] for f in found])
+        against = [f["against_better"][0] for f in found]
+        change = resampled_t(against)
         bench.result(
             f"{name}, {word}",
             advised=_mean(cells, word, "advised"),
@@ -225,6 +163,9 @@ def _told(bench: Bench, name: str, cells: Sequence[Cell]) -> None:
             single=choices.count("single") / len(found),
             delta_m=float(np.mean([f["delta_m"] for f in found])),
             against_better=change.mean or 0.0,
+            low=change.low,
+            high=change.high,
+            lowest=float(min(against)),
             worse=float(np.mean([_worse(f) for f in found])),
             agreement=float(np.mean(agreed)) if agreed else None,
         )
@@ -233,7 +174,7 @@ def _told(bench: Bench, name: str, cells: Sequence[Cell]) -> None:
         "truth": float(np.mean([cell["truth"] for cell in cells])),
     }
     seconds = np.mean([cell["seconds"] for cell in cells], 0)
-    bench.result(f"{name}, delta-m of", **deltas, seconds_per_seed=float(seconds[1]))
+    bench.result(f"{name}, delta-m of", **deltas, seconds_of_estimates=float(seconds[0]), seconds=float(seconds[1]))
 
 
 # ---- studies

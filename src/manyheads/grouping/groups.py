@@ -252,7 +252,8 @@ def _read(one: _Repeat) -> dict[Model, dict[str, float | None]]:
     test = one.prepared.tasksets["test"]
     values = {}
     for key, run in one.runs.items():
-        one.found[key] = results(run.model, labelled_rows(test, key.tasks), key.tasks)
+        if key not in one.found:
+            one.found[key] = results(run.model, labelled_rows(test, key.tasks), key.tasks)
         values[key] = measured(one.tuned[key], one.found[key])
     return values
 
