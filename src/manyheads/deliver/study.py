@@ -1,0 +1,307 @@
+"""The whole road: candidates, a choice per task, one student that learns from them, and the check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..blocks import seed_of
+from ..build import Prepared, prepare
+from ..catalog import hint
+from ..compare import Progress
+from ..faults import ConfigError
+from ..ledger import Ledger
+from ..members import Members
+from ..spec import RunSpec
+from ..tasks import Task
+from ..train import Training
+from . import spaces
+from .candidates import SINGLE, WORDS, Candidate, Says, Source, ask, candidates_of, carry, says
+from .check import BEST, STUDENT, TEACHER, Judged, judge, worse
+from .choice import BLEND, Choice, blended, choose, evidence, part_of
+from .parts import Fold, Rows, levels
+from .student import Targets, branched, student, wider
+from .values import DeliveredTask, Delivery
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is delivered.
+
+    Args:
+        words: candidates beside the joint model: of ``group``, ``alone``, ``linear``, ``boosting``, ``blend``.
+        groups: proposed groups of tasks, such as those of `manyheads group`.
+        folds: every candidate is asked about each of so many parts of the rows, having learned from the others.
+        members: nets of a model that is asked about a part, at most.
+        trust: lambda: the share of the teacher in the student's loss, 0 to 1.
+        capacity: the student's hidden width over the joint model's.
+        branches: whether tasks that fall behind are given a branch of their own in a second try.
+
+    Raises:
+        ConfigError: a number that cannot be, an unknown word.
+    """
+
+    words: tuple[str, ...] = ("group", "alone", "linear", "boosting", "blend")
+    groups: tuple[tuple[str, ...], ...] = ()
+    folds: int = 5
+    members: int = 4
+    trust: float = 0.5
+    capacity: float = 1.0
+    branches: bool = True
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            if word not in WORDS:
+                raise ConfigError(
+                    f"Candidates should be words of {', '.join(WORDS)}. Found `{word}`. {hint(word, WORDS)}"
+                )
+        if self.folds < 3 or self.members < 1 or not 0 <= self.trust <= 1 or not self.capacity > 0:
+            raise ConfigError(
+                "A model should be delivered with 3 folds or more, a member at least, a trust between 0 and 1 and a "
+                f"capacity above 0. Found {self.folds}, {self.members}, {self.trust} and {self.capacity}."
+            )
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The model, and how it came about.
+
+    Attributes:
+        spec: the student's run.
+        prepared: the tables; training and validation rows are one part.
+        training: the student, trained.
+        delivery: who taught it, and how it compares.
+    """
+
+    spec: RunSpec
+    prepared: Prepared
+    training: Training | Members
+    delivery: Delivery
+
+
+def deliver(
+    spec: RunSpec,
+    tasks: Sequence[Task],
+    tables: Mapping[str, pd.DataFrame],
+    parts: Mapping[str, np.ndarray],
+    *,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    settings: Settings | None = None,
+    n_jobs: int = 1,
+    ledger: Ledger | None = None,
+    progress: Progress | None = None,
+) -> Delivered:
+    """One model for all tasks that has learned from the best there is for each: never worse, still one model.
+
+    Candidates (one model for all tasks, proposed groups, one net, one linear model and one booster per task) are asked
+    about rows that they have not seen, fold by fold. For each task the simplest one is chosen that is within a standard
+    error of the best, or a mixture of them; it becomes the teacher. The student, an ordinary model of all tasks, learns
+    from the labels and from what the teachers say of the same rows, which they had not seen.
+
+    Whether the promise holds is seen in a rehearsal: the chosen candidates and the student are made once more from rows
+    that leave the first fold (or the validation part that was given) out, and that fold judges the student against the
+    best single-task model and against its teacher. Tasks that fall behind beyond noise get a branch of their own in the
+    same model, and are judged again. Then the student is trained on all rows. The test part is never read.
+
+    Args:
+        spec: the run.
+        tasks: not fitted.
+        tables: {name: frame}.
+        parts: {name: the part of each row}; training and validation rows are learned from.
+        targets: {table: tasks it labels}.
+        settings: how.
+        n_jobs, ledger: as in `parallel.run_over`.
+        progress: told what is being done.
+
+    Raises:
+        ConfigError: a task whose outputs cannot be mixed; settings that cannot be.
+        DataError: see `prepare`.
+
+    Reference:
+        Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015. Bucila, Caruana, Niculescu-Mizil:
+        Model compression, 2006. Wolpert: Stacked generalization, 1992.
+    """
+    spaces.check(tasks)
+    how = settings or Settings()
+    merged = {name: np.where(part == "valid", "train", part) for name, part in parts.items()}
+    prepared = prepare(spec, tasks, tables, merged, targets=targets)
+    rows = prepared.tasksets["train"]
+    source = Source(spec, prepared, rows, seed_of(spec.seed, "deliver"), how.members)
+    study = _Study(source, how, levels(spec, rows, how.folds, source.seed, given(prepared, parts)), n_jobs, ledger)
+    study.tell = progress
+    return study.result()
+
+
+def given(prepared: Prepared, parts: Mapping[str, np.ndarray]) -> Rows | None:
+    """The rows of the validation part among the learning rows, per source; None where there is none.
+
+    Args:
+        prepared: with training and validation rows in one part.
+        parts: as they were.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for table, source in prepared.dataset.preprocess.sources.items():
+        if table in parts:
+            learning = parts[table][np.isin(parts[table].astype(str), ("train", "valid"))]
+            found.setdefault(source, []).append(learning == "valid")
+    joined = {s: np.flatnonzero(np.concatenate(masks)) for s, masks in found.items()}
+    if not any(map(len, joined.values())):
+        return None
+    return {s: torch.from_numpy(index) for s, index in joined.items()}
+
+
+class _Study:
+    """One delivery on its way."""
+
+    def __init__(
+        self,
+        source: Source,
+        how: Settings,
+        found: tuple[list[Fold], list[Fold]],
+        n_jobs: int,
+        ledger: Ledger | None,
+    ) -> None:
+        self.source, self.how, (self.folds, self.inner) = source, how, found
+        self.n_jobs, self.ledger = n_jobs, ledger
+        self.tell: Progress | None = None
+        split = source.spec.data.split
+        self.by = split.by if split.kind == "group" and isinstance(split.by, str) else None
+        self.candidates = candidates_of(how.words, list(source.tasks), how.groups, source.simple)
+
+    def result(self) -> Delivered:
+        """All of it."""
+        everything = self._ask(self.candidates, self.folds, "candidates")
+        choices = self._choices(everything, self.folds)
+        needed = _needed(self.candidates, choices)
+        inner = self._ask(needed, self.inner, "rehearsal")
+        lessons = self._lessons(inner, self.inner, choices)
+        spec = wider(self.source.spec, self.source.layouts, self.how.capacity)
+        judged = self._rehearsed(spec, lessons, everything, choices)
+        first = [t for t, own in judged.items() if _behind(own)]
+        apart: list[str] = []
+        if first and self.how.branches and len(self.source.tasks) > 1:
+            second = branched(spec, self.source.tasks, first)
+            again = self._rehearsed(second, lessons, everything, choices)
+            if sum(map(_behind, again.values())) < len(first):
+                judged, spec, apart = again, second, first
+        run = self._trained(spec, self._targets(choices), self._everything(), "student")
+        return Delivered(spec, self.source.prepared, run, self._told(choices, judged, first, apart))
+
+    # -- teachers
+
+    def _ask(self, candidates: Sequence[Candidate], found: Sequence[Fold], what: str) -> dict[str, Says]:
+        return ask(
+            self.source, candidates, found, n_jobs=self.n_jobs, progress=self.tell, ledger=self.ledger, what=what
+        )
+
+    def _choices(self, says: Mapping[str, Says], found: Sequence[Fold]) -> dict[str, Choice]:
+        blend = BLEND in self.how.words
+        return {t: choose(evidence(self.source, says, found, t), blend, self.by) for t in self.source.tasks}
+
+    def _lessons(self, says: Mapping[str, Says], found: Sequence[Fold], choices: Mapping[str, Choice]) -> Targets:
+        """What the same teachers say who know nothing of the first fold; shares of a mixture are found anew there."""
+        answer = {}
+        for task, choice in choices.items():
+            e = evidence(self.source, {c: own for c, own in says.items() if c in choice.weights}, found, task)
+            values = blended(e)[0] if len(e.said) > 1 else next(iter(e.said.values()))
+            answer[task] = self._by_table(task, values)
+        return answer
+
+    def _targets(self, choices: Mapping[str, Choice]) -> Targets:
+        return {task: self._by_table(task, choice.teacher) for task, choice in choices.items()}
+
+    def _by_table(self, task: str, values: Tensor) -> dict[str, Tensor]:
+        """Rows of all tables, one after the other, table by table."""
+        tables = [t for t, rows in self.source.rows.items() if task in rows.tasks]
+        return dict(zip(tables, values.split([len(self.source.rows[t]) for t in tables]), strict=True))
+
+    # -- the student
+
+    def _everything(self) -> Rows:
+        return {t: torch.arange(len(rows)) for t, rows in self.source.rows.items()}
+
+    def _trained(self, spec: RunSpec, targets: Targets, within: Rows, what: str) -> Training | Members:
+        seed = seed_of(self.source.spec.seed, what) if what != "student" else self.source.spec.seed
+        run = student(self.source, spec, targets, within, self.how.trust, seed)
+        carry([run], self.n_jobs, self.tell, self.ledger, what)
+        return run
+
+    def _rehearsed(
+        self, spec: RunSpec, lessons: Targets, everything: Mapping[str, Says], choices: Mapping[str, Choice]
+    ) -> dict[str, Judged]:
+        """The student without the first fold, judged by it."""
+        fold = self.folds[0]
+        run = self._trained(spec, lessons, fold.within, "rehearsal of the student")
+        said = says(run.model, self.source, list(self.source.tasks), fold)
+        found = {}
+        for task, choice in choices.items():
+            e = evidence(self.source, everything, self.folds, task)
+            here = part_of(self.source, task, fold.held)
+            values = torch.full_like(choice.teacher, torch.nan)
+            values[here] = torch.cat([said[task][t] for t in said.get(task, {})])
+            three = {STUDENT: values, TEACHER: choice.teacher, BEST: e.said[choice.single]}
+            judges = torch.zeros_like(e.fold, dtype=torch.bool)
+            judges[here] = True
+            own = replace(e, said=three, fold=torch.where(judges, e.fold, -1))
+            if len(own.labelled):
+                found[task] = own.of(own.labelled)
+        return judge(found, self.by)
+
+    # -- words
+
+    def _told(
+        self, choices: Mapping[str, Choice], judged: Mapping[str, Judged], first: Sequence[str], apart: Sequence[str]
+    ) -> Delivery:
+        rows = {}
+        for name, task in self.source.tasks.items():
+            choice, own = choices[name], judged.get(name)
+            metric = metrics.find(task.metrics[0])
+            values = {} if own is None else own.values
+            single, teacher = (None, None) if own is None else (own.single, own.teacher)
+            rows[name] = DeliveredTask(
+                metric=metric.name, greater_is_better=metric.greater_is_better, candidates=choice.values,
+                single=choice.single, chosen=choice.name,
+                weights=choice.weights if choice.name == BLEND else {},
+                branch="own" if name in apart else "shared",
+                single_value=values.get(BEST), teacher_value=values.get(TEACHER), student_value=values.get(STUDENT),
+                delta=None if single is None else single.mean,
+                interval=(None, None) if single is None else (single.low, single.high),
+                p=None if single is None else single.p,
+                behind=None if teacher is None else teacher.mean,
+                behind_interval=(None, None) if teacher is None else (teacher.low, teacher.high),
+                behind_p=None if teacher is None else teacher.p,
+                kept=single is None or not worse(single),
+                behind_teacher=teacher is not None and worse(teacher),
+            )  # fmt: skip
+        held = sum(map(len, self.folds[0].held.values()))
+        return Delivery(
+            tasks=rows, folds=len(self.folds), rows=held, first=tuple(first),
+            protocol=(
+                f"Candidates were asked about {len(self.folds)} parts of the rows, having learned from the others. The "
+                f"student was rehearsed without the {held:,} rows that judge it; intervals are over those rows (95 %), "
+                "p values Holm-adjusted over tasks."
+            ),
+        )  # fmt: skip
+
+
+def _needed(candidates: Sequence[Candidate], choices: Mapping[str, Choice]) -> list[Candidate]:
+    """The candidates that teach, those of single tasks for the tasks that they teach."""
+    found = []
+    for c in candidates:
+        own = tuple(t for t in c.tasks if c.name in choices[t].weights)
+        if own:
+            found.append(replace(c, tasks=own) if c.word in SINGLE else c)
+    return found
+
+
+def _behind(own: Judged) -> bool:
+    return worse(own.single) or worse(own.teacher)
