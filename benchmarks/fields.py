@@ -103,12 +103,12 @@ RECIPES = {
         "recommendation", OTHERS, "ratings", ("model.members=2",), "a bias for each user and each film"
     ),
     "tox21": Recipe("health", OTHERS, "formulas", ("model.members=1", "trainer.max_epochs=12"), _FORMULAS),
-    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=20_000),
+    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=12_000),
     "mimic3_demo": Recipe("health", changes=("model.members=2",)),
     "snips": Recipe(
-        "language", OTHERS, "text", ("trainer.max_epochs=3", "optim.scheduler.gamma=0.5"), _WORDS
+        "language", OTHERS, "text", ("trainer.max_epochs=4", "optim.scheduler.gamma=0.6"), _WORDS
     ),
-    "ewt": Recipe("language", OTHERS, "text", ("trainer.max_epochs=6",), _WORDS),
+    "ewt": Recipe("language", OTHERS, "text", ("trainer.max_epochs=8",), _WORDS),
     "language": Recipe("language", OTHERS, "text", ("trainer.max_epochs=8", "optim.scheduler.gamma=0.8"), _WORDS),
     "fsdd": Recipe(
         "speech",
@@ -122,12 +122,12 @@ RECIPES = {
     ),
     "fsdd_digits": Recipe("speech", OTHERS, "sound", ("trainer.max_epochs=8", "optim.scheduler.T_max=8"), _SOUND),
     "multifashion": Recipe(
-        "vision", OTHERS, "pictures", ("data.format.pairs=4000", "trainer.max_epochs=8"), _PICTURES
+        "vision", OTHERS, "pictures", ("trainer.max_epochs=12",), _PICTURES
     ),
     "pets": Recipe(
-        "vision", OTHERS, "pictures", ("features.types.image.size=64", "trainer.max_epochs=16"), _PICTURES
+        "vision", OTHERS, "pictures", ("trainer.max_epochs=16",), _PICTURES
     ),
-    "camvid": Recipe("vision", OTHERS, "pictures", ("sampling.batch_size=4", "trainer.max_epochs=10"), _PICTURES),
+    "camvid": Recipe("vision", OTHERS, "pictures", ("trainer.max_epochs=8",), _PICTURES),
     "snips_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
     "ewt_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
     "language_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
