@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ._version import __version__
-from .faults import ConfigError, Fault, GateError
+from .commands.typed import own_config, spec_of, words
+from .faults import Fault, GateError
 
 if TYPE_CHECKING:
     from .commands.door import Door
-    from .spec import RunSpec
 
 app = typer.Typer(
     name="manyheads",
@@ -31,18 +31,14 @@ app = typer.Typer(
 )
 
 Config = Annotated[list[Path], typer.Option("-c", "--config", help="Config file; several are merged in order.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="a.b=value, laid over the config.", metavar="[a.b=value]...")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Laid over the config.", metavar="[a.b=value]...")]
 Folder = Annotated[Path, typer.Option("-o", "--output-dir", help="The folder to write.")]
 File = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Rows = Annotated[Path, typer.Argument(help="A table (csv, parquet, jsonl, ...), or a folder of pictures.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, batches and dropout.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with what the folder holds; without a checkpoint begin anew.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds, or else begin anew.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything up to the first step, and write nothing.")]
 Json = Annotated[
@@ -98,7 +94,7 @@ def init(
     door = _door(as_json, quiet, verbose, force=force)
     from .commands.starter import init
 
-    _answer(as_json, lambda: init(table, output, door, _words(targets)))
+    _answer(as_json, lambda: init(table, output, door, words(targets)))
 
 
 @app.command()
@@ -110,7 +106,7 @@ def check(
     door = _door(as_json, quiet, verbose, threads)
     from .commands.runs import check
 
-    _answer(as_json, lambda: check(_spec(config, overrides, seed, device), door))
+    _answer(as_json, lambda: check(spec_of(config, overrides, seed, device), door))
 
 
 @app.command()
@@ -125,9 +121,9 @@ def train(
     from .commands.runs import train
     from .gates import Gate
 
-    paths = config or [_own_config(output, resume)]
+    paths = config or [own_config(output, resume)]
     demands = [Gate.of(text) for text in fail_under or ()]
-    _answer(as_json, lambda: train(_spec(paths, overrides, seed, device), output, door, demands))
+    _answer(as_json, lambda: train(spec_of(paths, overrides, seed, device), output, door, demands))
 
 
 @app.command()
@@ -157,7 +153,7 @@ def predict(
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .commands.apply import predict
 
-    named = _words(tasks), _words(keep) or ()
+    named = words(tasks), words(keep) or ()
     _answer(as_json, lambda: predict(run, table, output, door, *named, name, trust or (), form, files))
 
 
@@ -183,7 +179,7 @@ def compare(
     beside = [text for text in overrides or () if is_axis(text)]  # as many words as were typed behind --methods
     plain = [text for text in overrides or () if text not in beside]
     asked = Asked((*(methods or ()), *beside), tuned, shares_of(fractions), few, backend, n_jobs)
-    _answer(as_json, lambda: compare(_spec(config, plain, seed, device), output, door, repeats, asked, no_worse))
+    _answer(as_json, lambda: compare(spec_of(config, plain, seed, device), output, door, repeats, asked, no_worse))
 
 
 @app.command()
@@ -198,7 +194,7 @@ def affinity(
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .commands.relate import affinity
 
-    _answer(as_json, lambda: affinity(_spec(config, overrides, seed, device), output, door, _words(methods), seeds))
+    _answer(as_json, lambda: affinity(spec_of(config, overrides, seed, device), output, door, words(methods), seeds))
 
 
 @app.command()
@@ -218,8 +214,25 @@ def group(
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
     from .commands.divide import group
 
-    more = _words(methods), measured, seeds, repeats, branches, backend, n_jobs
-    _answer(as_json, lambda: group(_spec(config, overrides, seed, device), output, door, budget, *more))
+    more = words(methods), measured, seeds, repeats, branches, backend, n_jobs
+    _answer(as_json, lambda: group(spec_of(config, overrides, seed, device), output, door, budget, *more))
+
+
+@app.command()
+def deliver(
+    config: Config, output: Folder, overrides: Overrides = None,
+    candidates: Annotated[str | None, typer.Option("--candidates", help="Of joint, group, alone, ..., blend.")] = None,
+    groups: Annotated[Path | None, typer.Option("--groups", help="A folder of `group` whose groups are tried.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="folds=5, members=4, trust=0.5, ...")] = None,
+    seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+) -> None:  # fmt: skip
+    """One model that learns from the best there is for each task, and is checked to be no worse than it."""
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
+    from .commands.delivering import deliver
+
+    more = words(candidates), groups, settings or ()
+    _answer(as_json, lambda: deliver(spec_of(config, overrides, seed, device), output, door, *more))
 
 
 @app.command()
@@ -240,30 +253,31 @@ def tune(
 
     asked = {"trials": trials, "timeout": timeout, "objective": objective, "single": single, "weights": weights}
     more = [*(overrides or []), *(f"tune.{k}={json.dumps(v)}" for k, v in asked.items() if v not in (None, False))]
-    paths = config or [_own_config(output, resume, "tune")]
-    _answer(as_json, lambda: tune(_spec(paths, more, seed, device), output, door))
+    paths = config or [own_config(output, resume, "tune")]
+    _answer(as_json, lambda: tune(spec_of(paths, more, seed, device), output, door))
 
 
 @app.command("add-task")
 def add_task(
-    run: Run, output: Folder, data: Annotated[Path, typer.Option("--data", help="Rows that label the new task.")],
-    task: Annotated[str, typer.Option("--task", help="The new task's name.")],
-    kind: Annotated[str, typer.Option("--type", help="A word of `doctor --list tasks`.")],
+    run: Run, output: Folder, data: Annotated[Path, typer.Option("--data", help="Rows that label it.")],
+    task: Annotated[str | None, typer.Option("--task", help="Its name; without one the run's tasks adapt.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="A word of `doctor --list tasks`.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="The column of its labels, if not its name.")] = None,
-    way: Annotated[str, typer.Option("--way", help="A word of `doctor --list transfer`.")] = "probe",
+    way: Annotated[str | None, typer.Option("--way", help="A word of `doctor --list transfer`; or probe.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting of the way.")] = None,
     old_data: Annotated[Path | None, typer.Option("--old-data", help="Rows that label the other tasks.")] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="How far another task may fall.")] = 0.0,
     curve: Annotated[str | None, typer.Option("--curve", help="Numbers of labels to compare at: 10,30,100.")] = None,
+    beside: Annotated[list[Path] | None, typer.Option("--beside", help="A run more to compare there.")] = None,
     seed: Seed = None, trust: Trust = None, force: Force = False, dry_run: DryRun = False, as_json: Json = False,
     quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
-    """Add a task to a trained model; exit code 5, and no file, if another task falls."""
+    """Add a task to a trained model, or adapt it to a new domain; exit code 5, and no file, if a task falls."""
     door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
     from .commands.later import add_task
 
-    named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or (), _words(curve) or ())
-    _answer(as_json, lambda: add_task(run, data, output, door, *named))
+    named = (task, kind, target, way, settings or (), old_data, tolerance, seed, trust or (), words(curve) or ())
+    _answer(as_json, lambda: add_task(run, data, output, door, *named, beside or ()))
 
 
 @app.command("remove-task")
@@ -275,7 +289,7 @@ def remove_task(
     from .commands.later import remove
 
     door = _door(as_json, quiet, verbose, force=force)
-    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, False, trust or ()))
+    _answer(as_json, lambda: remove(run, words(tasks) or (), output, door, False, trust or ()))
 
 
 @app.command()
@@ -287,7 +301,7 @@ def subset(
     from .commands.later import remove
 
     door = _door(as_json, quiet, verbose, force=force)
-    _answer(as_json, lambda: remove(run, _words(tasks) or (), output, door, True, trust or ()))
+    _answer(as_json, lambda: remove(run, words(tasks) or (), output, door, True, trust or ()))
 
 
 @app.command()
@@ -369,26 +383,6 @@ def _door(as_json: bool, quiet: bool, verbose: bool, threads: int | None = None,
 
 class _State:
     verbose = False
-
-
-def _spec(paths: Sequence[Path], overrides: Sequence[str] | None, seed: int | None, device: str | None) -> RunSpec:
-    from .config import load
-
-    more = [*(overrides or [])]
-    more += [f"seed={seed}"] if seed is not None else []
-    more += [f"trainer.accelerator={device}"] if device is not None else []
-    return load(paths, more)
-
-
-def _own_config(output: Path, resume: bool, command: str = "train") -> Path:
-    path = output / "config.yaml"
-    if not resume or not path.exists():
-        raise ConfigError(f"`{command}` should have a config. Found no `-c`; `manyheads init TABLE` writes one.")
-    return path
-
-
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _answer(as_json: bool, act: Callable[[], Any]) -> None:

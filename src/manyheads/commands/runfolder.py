@@ -30,7 +30,7 @@ NAMES = (
     "config.yaml", "tasks.json", "env.json", "splits.parquet", "log.txt", "metrics.csv", "events.jsonl", "checkpoints",
     "predictions", "model", "report.html", "report.json", "examples.json", "scores.csv",
     "table.csv", "study.db", "study.db-journal", "trials.csv", "tune.json", "best.yaml",
-    "study.json", "fractions.json", "runs", "affinity.json", "groups.json", "grown.json", "curve.json",
+    "study.json", "fractions.json", "runs", "affinity.json", "groups.json", "grown.json", "curve.json", "deliver.json",
 )  # fmt: skip
 """All that the folder of a run, a comparison or a search holds."""
 MARK = "manyheads-run"

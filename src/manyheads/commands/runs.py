@@ -133,7 +133,7 @@ def train(spec: RunSpec, output: Path, door: Door, demands: Sequence[gates.Gate]
         folder.begin(spec, ready.infos, ready.intake.splits())
         door.screen.log = folder.log
         _learn(ready.training, there, watch)
-        report = _finish(ready, folder, door)
+        report = finish(ready, folder, door)
     door.screen.scores(report.scores)
     door.screen.end(door.warned, _next(output, spec))
     return gates.check(demands, report.scores, _summary(output, report), _skill(report.history))
@@ -191,7 +191,7 @@ def stoppable(training: Training | Members) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
+def finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     """Scores, predictions, model and report of a trained run."""
     training, prepared, spec = ready.training, ready.prepared, ready.spec
     model: Any = training.model
@@ -376,7 +376,7 @@ def demo(
         door.screen.log = folder.log
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
         _learn(ready.training, False, watch)
-        report = _finish(ready, folder, door)
+        report = finish(ready, folder, door)
         door.screen.scores([s for s in report.scores if s.split == "test"])
         door.screen.say(
             f"Should these tasks share a model? {repeats} splits are drawn, and every method sees the same rows."

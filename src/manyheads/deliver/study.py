@@ -19,6 +19,7 @@ from ..faults import ConfigError
 from ..ledger import Ledger
 from ..members import Members
 from ..spec import RunSpec
+from ..statistics import floats, is_absolute
 from ..tasks import Task
 from ..train import Training
 from . import spaces
@@ -274,6 +275,7 @@ class _Study:
                 branch="own" if name in apart else "shared",
                 single_value=values.get(BEST), teacher_value=values.get(TEACHER), student_value=values.get(STUDENT),
                 delta=None if single is None else single.mean,
+                absolute=is_absolute(floats([values.get(BEST)]), metric.name),
                 interval=(None, None) if single is None else (single.low, single.high),
                 p=None if single is None else single.p,
                 behind=None if teacher is None else teacher.mean,

@@ -25,7 +25,9 @@ class DeliveredTask(Value):
     teacher_value: Number
     student_value: Number
     delta: Number
-    """Student against the best single model, relative (absolute for R2 and near 0), positive = better."""
+    """Student against the best single model, positive = better."""
+    absolute: bool
+    """Whether deltas are differences of the metric (R2, and near 0) instead of relative changes."""
     interval: Interval
     p: Number
     """Holm-adjusted over tasks."""
