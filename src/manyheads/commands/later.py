@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from ..build import Prepared
 from ..catalog import hint, make
 from ..config import override
-from ..data import Taskset
-from ..data.assemble import Dataset
 from ..faults import ConfigError, DataError
 from ..files import write_atomically
 from ..gates import MissedGateError
@@ -24,87 +15,61 @@ from ..growing.adding import add_task as add
 from ..growing.adding import scored
 from ..growing.grown import joined, members_of, shrink, with_only
 from ..growing.merge import fingerprint
-from ..growing.oldrows import FILE, Kept, config_of, history, of_frame, of_model
+from ..growing.oldrows import Kept, config_of, history, of_frame, of_model
 from ..intake import of_file
-from ..model import AnyModel
-from ..modelfile import load, save
-from ..results import TaskInfo
-from ..results.added import Added, Merged, TransferCurve
+from ..results.added import Added, Merged
 from ..results.added import Kept as KeptScore
-from ..spec import ModelSpec, Part
+from ..spec import Part
 from ..tasks import Task
-from .card import card
 from .door import Door
-from .runfolder import RunFolder
+from .opened import Opened, curve_table, free, kept_table, number, write
 
 CURVE = "curve.json"
 
 
-@dataclass
-class Opened:
-    """A trained model and where it came from."""
-
-    path: Path
-    model: AnyModel
-    spec: ModelSpec
-    dataset: Dataset
-    notes: dict[str, Any]
-
-    @staticmethod
-    def of(path: Path, trust: Sequence[str] = ()) -> Opened:
-        """From a run's folder, or a model folder.
-
-        Raises:
-            DataError: there is none, or it is damaged.
-        """
-        folder = path / "model" if (path / "model").is_dir() else path
-        if not (folder / "spec.json").is_file():
-            raise DataError(
-                f"`{path}` should be the folder of a finished run, or a model folder. Found no model there; check the "
-                "path."
-            )
-        return Opened(path, *load(folder, trust))
-
-    @property
-    def layouts(self) -> Mapping[str, Any]:
-        """What the inputs of its tables look like."""
-        return self.dataset.preprocess.layouts
-
-    @property
-    def dtype(self) -> Any:
-        """Of its weights."""
-        return next(self.model.parameters()).dtype
-
-
 def add_task(
-    path: Path, data: Path, output: Path, door: Door, name: str, kind: str, target: str | None = None,
-    way: str = "probe", settings: Sequence[str] = (), old_data: Path | None = None, tolerance: float = 0.0,
-    seed: int | None = None, trust: Sequence[str] = (), curve: Sequence[str] = (),
+    path: Path, data: Path, output: Path, door: Door, name: str | None, kind: str | None, target: str | None = None,
+    way: str | None = None, settings: Sequence[str] = (), old_data: Path | None = None, tolerance: float = 0.0,
+    seed: int | None = None, trust: Sequence[str] = (), curve: Sequence[str] = (), beside: Sequence[Path] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """A trained model with a task more, into a folder of its own.
+    """A trained model with a task more, into a folder of its own; without a name the model's own tasks adapt.
 
     Args:
         path: a run's folder, or a model folder.
         data: rows with the model's feature columns and the new target.
         output: the folder.
-        name, kind, target: of the task; the target is its name by default.
-        way: a word of `manyheads.transfer`.
+        name, kind, target: of the task; the target is its name by default. Without a name the rows are of a new
+            domain, which a model that learned to learn follows (`follow`).
+        way: a word of `manyheads.transfer`; `probe` by default.
         settings: ``key=value`` of the way.
         old_data: rows that label the other tasks, where those of the run are gone.
         tolerance: by how much another task's primary metric may fall on its own validation rows.
         seed: of what is new; the run's by default.
         trust: modules from which classes may be imported.
         curve: numbers of labels at which the way, and `probe`, are set beside a start from scratch.
+        beside: other trained models, each a further start of the curve.
 
     Raises:
         ConfigError, DataError: as their names say.
         GateError: another task fell; nothing is written.
     """
-    _free(path, output, door)
+    if name is None:
+        if given := [w for w, v in (("--type", kind), ("--target", target), ("--way", way), ("--set", settings)) if v]:
+            raise ConfigError(f"A new task should have a name (--task). Found {', '.join(given)} without one.")
+        from .follow import follow
+
+        return follow(path, data, output, door, tolerance, seed, trust, curve, beside)
+    if kind is None:
+        raise ConfigError(f"A new task should have a type (--type binary, say). Found none for `{name}`.")
+    way = way or "probe"
+    free(path, output, door)
     opened = Opened.of(path, trust)
+    others = {one.name: (o.model, o.spec, o.dataset) for one in beside for o in (Opened.of(one, trust),)}
     task = Task.from_json({"type": kind, "name": name} | ({} if target is None else {"target": target}))
-    part = Part.of({"name": way} | {k: v for text in settings for k, v in override(text).items()})
     config = config_of(path)
+    own = config.optim.objective.settings if config is not None and way == "adapt" else {}
+    learnt = {k: v for k, v in own.items() if k in ("inner_steps", "inner_lr", "adapt", "norm")}  # as the run took them
+    part = Part.of({"name": way} | learnt | {k: v for text in settings for k, v in override(text).items()})
     with door.hearing():
         frame = of_file(data)
         kept = _kept(opened, old_data, part, door)
@@ -120,7 +85,7 @@ def add_task(
             with door.screen.progress() as progress:
                 course = transfer_curve(
                     opened.model, opened.spec, opened.dataset, task, frame, counts, ways, kept=kept, seed=seed,
-                    progress=progress, **more,
+                    progress=progress, beside=others, **more,
                 )  # fmt: skip
             door.screen.show(curve_table(course))
             door.screen.say(course.summary)
@@ -131,7 +96,7 @@ def add_task(
         **({} if course is None else {"curve": course.model_dump(mode="json")}),
     }  # fmt: skip
     if fallen := result.fallen(tolerance):
-        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
+        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {number(k.after)} ({k.metric})" for k in fallen)
         raise MissedGateError(
             f"Gate not met: no other task should fall by more than {tolerance:g}. Found that {listed}; nothing was "
             "written. Use a way that moves nothing (`probe`, `lowrank`), or raise --tolerance.",
@@ -144,7 +109,8 @@ def add_task(
     told["from"] = str(path.resolve())
     told["start"] = fingerprint(members_of(opened.model, opened.spec, opened.layouts))
     notes = {"seed": seed, "added": result.model_dump(mode="json")}
-    _write(output, door, found.model, found.spec, found.dataset, notes, told)
+    page = {"title": f"A task more: {name}", "added": result, "curves": () if course is None else (course,)}
+    write(output, door, found.model, found.spec, found.dataset, notes, told, page)
     if course is not None:
         write_atomically(output / CURVE, (course.model_dump_json(indent=1) + "\n").encode("utf-8"))
     return answer
@@ -165,7 +131,7 @@ def remove(
     Raises:
         ConfigError, DataError: as their names say.
     """
-    _free(path, output, door)
+    free(path, output, door)
     opened = Opened.of(path, trust)
     known = list(opened.model.tasks)
     for name in names:
@@ -177,7 +143,7 @@ def remove(
     door.screen.say(f"Kept: {', '.join(stay)}. Removed: {', '.join(answer['removed']) or 'nothing'}.")
     if not door.dry_run:
         notes = {"seed": opened.notes.get("seed", 0)}
-        _write(output, door, joined(members), spec, with_only(opened.dataset, stay), notes, history(path))
+        write(output, door, joined(members), spec, with_only(opened.dataset, stay), notes, history(path))
     return answer
 
 
@@ -204,7 +170,7 @@ def merge(
     from ..growing.merge import merge as merged
 
     for path in paths:
-        _free(path, output, door)
+        free(path, output, door)
     way: Merging = make(Merging, how, dict(settings or {}))  # type: ignore[type-abstract]
     opened = [Opened.of(path, trust) for path in paths]
     sources = [Source(str(o.path), o.model, o.spec, o.dataset) for o in opened]
@@ -232,7 +198,7 @@ def merge(
         door.screen.show(kept_table("Tasks on their own validation rows", found, tolerance or 0.0))
     answer = {"output": str(output), **result.model_dump(mode="json"), "tasks": list(model.tasks)}
     if tolerance is not None and (fallen := result.fallen(tolerance)):
-        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {_number(k.after)} ({k.metric})" for k in fallen)
+        listed = "; ".join(f"`{k.task}` fell from {k.before:.6g} to {number(k.after)} ({k.metric})" for k in fallen)
         raise MissedGateError(
             f"Gate not met: no task should fall by more than {tolerance:g}. Found that {listed}; nothing was written.",
             answer,
@@ -242,7 +208,8 @@ def merge(
         added = {one["task"]: one for own in told for one in own["added"]}
         runs = list(dict.fromkeys(run for own in told for run in own["runs"]))
         notes = {"seed": opened[0].notes.get("seed", 0), "merged": result.model_dump(mode="json")}
-        _write(output, door, model, spec, dataset, notes, {"runs": runs, "added": list(added.values())})
+        page = {"title": "Several models in one", "merged": result}
+        write(output, door, model, spec, dataset, notes, {"runs": runs, "added": list(added.values())}, page)
     return answer
 
 
@@ -265,18 +232,6 @@ def _start_of(opened: Sequence[Opened], door: Door) -> Path | None:
 # ---- what they share
 
 
-def _free(path: Path, output: Path, door: Door) -> None:
-    """See that the result can be written, and that it is not where the model is.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if output.resolve() in (path.resolve(), (path / "model").resolve(), path.resolve().parent):
-        raise ConfigError(f"`-o` should be another folder than the model's own. Found `{output}`; choose a new one.")
-    if not door.force:
-        RunFolder(output).claim(None)
-
-
 def _kept(opened: Opened, old_data: Path | None, way: Part, door: Door) -> Kept | None:
     """Rows of the other tasks: those that are given, or else those of the run."""
     if old_data is not None:
@@ -293,7 +248,7 @@ def _say(result: Added, tolerance: float, door: Door) -> None:
     score = result.score
     if score is not None:
         door.screen.say(
-            f"{result.task}: {score.metric} {_number(score.value)} on rows that members held out "
+            f"{result.task}: {score.metric} {number(score.value)} on rows that members held out "
             f"({result.labels:,} labels in all, way {result.way})."
         )
     if result.kept:
@@ -304,62 +259,3 @@ def _say(result: Added, tolerance: float, door: Door) -> None:
         door.warn("Outputs of the other tasks should be the same to the bit. Found that their last digits differ.")
     if result.unchecked:
         door.screen.say(f"Not scored, for want of rows with their labels: {', '.join(result.unchecked)}.")
-
-
-def kept_table(title: str, rows: Sequence[KeptScore], tolerance: float = 0.0) -> Table:
-    """A line per task: its metric before and after.
-
-    Args:
-        title: heading.
-        rows: the tasks.
-        tolerance: what falls by more is marked.
-    """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("task", "metric", "before", "after", "labels", ""):
-        table.add_column(heading, justify="left" if heading in ("task", "metric", "") else "right", overflow="fold")
-    for k in rows:
-        told = f"{'fell' if k.fell > tolerance else ''} {k.model} {k.note}".strip()
-        table.add_row(k.task, k.metric, _number(k.before), _number(k.after), f"{k.labels:,}", told)
-    return table
-
-
-def curve_table(curve: TransferCurve) -> Table:
-    """A line per number of labels, a column per start; * where the gain on scratch is beyond the noise of draws.
-
-    Args:
-        curve: what was found.
-    """
-    title = f"{curve.task}: {curve.metric} on {curve.test_labels:,} test labels, mean of {curve.seeds} draws"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("labels", *curve.starts):
-        table.add_column(heading, justify="right", overflow="fold")
-    for i, n in enumerate(curve.counts):
-        cells = []
-        for start, own in curve.starts.items():
-            gain = curve.gains[start][i] if start in curve.gains else None
-            low, high = (None, None) if gain is None else (gain.low, gain.high)
-            sure = low is not None and high is not None and (low > 0 or high < 0)
-            cells.append(f"{_number(own[i].mean)}{'*' if sure else ''}")
-        table.add_row(f"{n:,}", *cells)
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.6g}"
-
-
-def _write(
-    output: Path, door: Door, model: AnyModel, spec: ModelSpec, dataset: Dataset, notes: Mapping[str, Any],
-    told: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """The folder of a model that was not trained in one run."""
-    folder = RunFolder(output)
-    folder.claim(None, force=door.force)
-    folder.begin(None)
-    none: Mapping[str, Mapping[str, Taskset]] = {}
-    infos: list[TaskInfo] = Prepared(dataset, none, {}).describe()
-    title = ", ".join(list(model.tasks)[:5]) + (", ..." if len(model.tasks) > 5 else "")
-    save(output / "model", model, spec, dataset, card(title, infos, ()), notes)
-    write_atomically(output / FILE, (json.dumps(dict(told), ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
-    door.screen.say(f"Written: {output}")
-    door.screen.end(door.warned, [f"manyheads evaluate {shlex.quote(str(output))} TABLE.csv"])

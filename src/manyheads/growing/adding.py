@@ -95,6 +95,11 @@ def add_task(
     old, members = [case.old for case in cases], [case.model for case in cases]
     spec = way.spec(spec, task.name)
     task, score = _judged(task, cases)
+    if way.whole:
+        members = [case.model for case in learned(
+            model, spec, dataset, task, frame, way, kept=kept, optim=optim, trainer=trainer, batch=batch, seed=seed,
+            hold=False,
+        )[3]]  # fmt: skip
     for one in members:
         one.tasks[task.name] = task
     whole = joined(members)
@@ -113,19 +118,20 @@ def add_task(
 def learned(
     model: AnyModel, spec: ModelSpec, dataset: Dataset, task: Task, frame: pd.DataFrame, way: Way, *,
     kept: Kept | None = None, optim: OptimSpec | None = None, trainer: TrainerSpec | None = None,
-    batch: int | None = None, seed: int = 0,
+    batch: int | None = None, seed: int = 0, hold: bool = True,
 ) -> tuple[Task, Dataset, dict[str, Taskset], list[Case]]:  # fmt: skip
     """(the fitted task, the dataset with it, source -> the rows that label it, each member after it learned).
 
     Args:
         model, spec, dataset, task, frame, way, kept, optim, trainer, batch, seed: as for `add_task`.
+        hold: whether each member keeps a fold of the rows out.
     """
     task, grown, rows = encoded(dataset, task, frame, next(model.parameters()).dtype)
     layouts = dataset.preprocess.layouts
     old = members_of(model, spec, layouts)
     members, fresh = grow(old, way.spec(spec, task.name), layouts, task, seed)
     cases = [
-        case_of(old[m], members[m], task, fresh, rows, kept, way, m, len(old), seed, batch, optim, trainer)
+        case_of(old[m], members[m], task, fresh, rows, kept, way, m, len(old), seed, batch, optim, trainer, hold)
         for m in range(len(old))
     ]
     for case in cases:
@@ -188,10 +194,12 @@ def encoded(
 def case_of(
     old: Model, model: Model, task: Task, fresh: frozenset[str], rows: Mapping[str, Taskset], kept: Kept | None,
     way: Way, m: int, n: int, seed: int, batch: int | None, optim: OptimSpec | None, trainer: TrainerSpec | None,
+    hold: bool = True,
 ) -> Case:  # fmt: skip
     """What member m of n is to learn: all new rows but its own fold, and old ones where the way replays them."""
     ((source, own),) = rows.items()
-    learned, held = own_fold(len(own), n, seed)[m]
+    every = torch.arange(len(own)), torch.empty(0, dtype=torch.long)
+    learned, held = own_fold(len(own), n, seed)[m] if hold else every
     train: Mapping[str, Taskset] = {source: own.take(learned)}
     valid: Mapping[str, Taskset] = {source: own.take(held)} if len(held) else {}
     tasks = [task]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..spec import ModelSpec, OptimSpec, Part, TrainerSpec, build_model
 from ..statistics import resampled_t
 from ..tasks import Task
 from ..transfer import Case, Way, freeze
+from ..transfer.finetune import FineTune
 from .adding import case_of, encoded, learned
 from .grown import joined, single, without
 from .oldrows import Kept
@@ -32,6 +34,11 @@ SCRATCH = "scratch"
 TEST = 3
 """One labelled row in so many is a test row."""
 Progress = Callable[[str, int, int], None]
+Learned = tuple[Task, AnyModel, Dataset]
+"""(the fitted task, a model that has it, the dataset with it)."""
+Begin = Callable[["pd.DataFrame", int], Learned]
+"""From (few rows, seed) to what came of them."""
+Model3 = tuple[AnyModel, ModelSpec, Dataset]
 
 
 class _Scratch(Way):
@@ -56,6 +63,7 @@ def transfer_curve(
     seeds: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
+    beside: Mapping[str, Model3] | None = None,
 ) -> TransferCurve:
     """How good a new task gets with few labels, started from a trained model in several ways, and from scratch.
 
@@ -76,15 +84,58 @@ def transfer_curve(
         seeds: draws.
         seed: of the test rows.
         progress: called with (what, done, of how many).
+        beside: name -> (model, spec, dataset) of further trained models, each a start of its own by `finetune`.
 
     Raises:
         ConfigError: no count, fewer than two rows of one, more than there are rows; an unknown way.
         DataError: see `add_task`.
     """
-    made: dict[str, Way] = {}
+    starts: dict[str, Begin] = {SCRATCH: partial(scratch, model, spec, dataset, task, optim, trainer)}
     for part in map(Part.of, ways):
         way = make(Way, part.name, part.settings)  # type: ignore[type-abstract]
-        made[word(type(way))] = way
+        starts[word(type(way))] = _begin(model, spec, dataset, task, way, kept, optim, trainer)
+    for name, (other, its_spec, its_dataset) in (beside or {}).items():
+        starts[f"finetune {name}"] = _begin(other, its_spec, its_dataset, task, FineTune(), None, optim, trainer)
+    return over_counts(task, frame, counts, starts, seeds=seeds, seed=seed, progress=progress)
+
+
+def _begin(
+    model: AnyModel, spec: ModelSpec, dataset: Dataset, task: Task, way: Way, kept: Kept | None,
+    optim: OptimSpec | None, trainer: TrainerSpec | None,
+) -> Begin:  # fmt: skip
+    """A trained model as a start, in one way."""
+
+    def begin(few: pd.DataFrame, seed: int) -> Learned:
+        fitted, grown, _, cases = learned(
+            model, spec, dataset, task, few, way, kept=kept, optim=optim, trainer=trainer, seed=seed, hold=not way.whole
+        )
+        return fitted, joined([case.model for case in cases]), grown.with_tasks([*dataset.tasks, fitted])
+
+    return begin
+
+
+def over_counts(
+    task: Task,
+    frame: pd.DataFrame,
+    counts: Sequence[int],
+    starts: Mapping[str, Begin],
+    *,
+    seeds: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TransferCurve:
+    """The score of a task over numbers of labels, from several starts that learn from the same draws.
+
+    Args:
+        task: not fitted.
+        frame: rows with the features and the target.
+        counts: of labels.
+        starts: name -> what becomes of it: (rows, seed) -> (fitted task, model, its dataset); `SCRATCH` is among them.
+        seeds, seed, progress: as `transfer_curve` has them.
+
+    Raises:
+        ConfigError: no count, fewer than two rows of one, or more than there are rows.
+    """
     labelled = frame[frame[[c for c in task.targets if c in frame.columns]].notna().any(axis=1)].reset_index(drop=True)
     order = np.random.default_rng(seed_of(seed, "curve", "test")).permutation(len(labelled))
     test, pool = labelled.iloc[order[: len(order) // TEST]], labelled.iloc[order[len(order) // TEST :]]
@@ -96,22 +147,15 @@ def transfer_curve(
             f"{', '.join(map(str, counts)) or 'none'}."
         )
     counts = sorted(set(counts))
-    values: dict[str, list[list[float | None]]] = {s: [[] for _ in counts] for s in (SCRATCH, *made)}
+    values: dict[str, list[list[float | None]]] = {start: [[] for _ in counts] for start in starts}
     score = None
     for s in range(seeds):
         rows = _drawn(len(pool), list(classes.values()), seed_of(seed, "curve", s))
         for i, n in enumerate(counts):
             few = pool.iloc[rows[:n]]
-            for start in values:
-                if start == SCRATCH:
-                    fitted, whole, grown = _from_scratch(model, spec, dataset, task, few, optim, trainer, seed + s)
-                else:
-                    fitted, grown, _, cases = learned(
-                        model, spec, dataset, task, few, made[start], kept=kept, optim=optim, trainer=trainer,
-                        seed=seed + s,
-                    )  # fmt: skip
-                    whole = joined([case.model for case in cases])
-                score = _score(whole, grown.with_tasks([*dataset.tasks, fitted]), fitted, test)
+            for start, begin in starts.items():
+                fitted, whole, grown = begin(few, seed + s)
+                score = _score(whole, grown, fitted, test)
                 values[start][i].append(score.value)
         if progress is not None:
             progress("draws of labels", s + 1, seeds)
@@ -119,7 +163,8 @@ def transfer_curve(
     sign = 1 if score.greater_is_better else -1
     gains = {
         start: tuple(_point(_less(own, base, sign)) for own, base in zip(values[start], values[SCRATCH], strict=True))
-        for start in made
+        for start in starts
+        if start != SCRATCH
     }
     points = {start: tuple(map(_point, own)) for start, own in values.items()}
     return TransferCurve(
@@ -139,11 +184,17 @@ def _drawn(n: int, classes: Sequence[np.ndarray], seed: int) -> np.ndarray:
     return np.array([*dict.fromkeys(first), *rest])
 
 
-def _from_scratch(
-    model: AnyModel, spec: ModelSpec, dataset: Dataset, task: Task, frame: pd.DataFrame, optim: OptimSpec | None,
-    trainer: TrainerSpec | None, seed: int,
-) -> tuple[Task, AnyModel, Dataset]:  # fmt: skip
-    """A model of the same architecture for the new task alone."""
+def scratch(
+    model: AnyModel, spec: ModelSpec, dataset: Dataset, task: Task, optim: OptimSpec | None,
+    trainer: TrainerSpec | None, frame: pd.DataFrame, seed: int,
+) -> Learned:  # fmt: skip
+    """A model of the same architecture for the new task alone; of a trained one its columns are all that is used.
+
+    Args:
+        model, spec, dataset, task, optim, trainer: as for `transfer_curve`.
+        frame: rows to learn from.
+        seed: of the weights.
+    """
     dtype = next(model.parameters()).dtype
     task, grown, rows = encoded(dataset, task, frame, dtype)
     part = Part.of({"name": spec.sharing.name} | without(spec.sharing.settings, set(model.tasks)))
@@ -157,7 +208,7 @@ def _from_scratch(
         fresh = frozenset(name for name, _ in made.named_parameters())
         way.fit(case_of(made, made, task, fresh, rows, None, way, m, n, seed, None, optim, trainer))
         found.append(made.cpu().eval())
-    return task, joined(found), grown
+    return task, joined(found), grown.with_tasks([*dataset.tasks, task])
 
 
 def _score(model: AnyModel, dataset: Dataset, task: Task, frame: pd.DataFrame) -> Score:
@@ -182,7 +233,7 @@ def _summary(task: str, counts: Sequence[int], gains: Mapping[str, Sequence[Curv
     """Where the trained model helps beyond the noise of draws, in a sentence."""
     better = [f"{w} at {_listed(counts, own, 1)}" for w, own in gains.items() if _listed(counts, own, 1)]
     worse = [f"{w} at {_listed(counts, own, -1)}" for w, own in gains.items() if _listed(counts, own, -1)]
-    said = f"For `{task}` the trained model is a better start than none: {'; '.join(better)} labels." if better else ""
+    said = f"For `{task}` a trained model is a better start than none: {'; '.join(better)} labels." if better else ""
     if worse:
         said += f"{' ' if said else ''}It is a worse one: {'; '.join(worse)} labels."
     return said or f"For `{task}` no way beats a start from scratch beyond the noise of draws."

@@ -55,6 +55,21 @@ class Added(Value):
         return tuple(k for k in self.kept if k.fell > tolerance)
 
 
+class Adapted(Value):
+    """A model that followed the rows of a new domain: a school, a patient, a shop."""
+
+    objective: str
+    """The word of what it learned to learn by."""
+    settings: dict[str, object] = {}
+    rows: int
+    """Rows that it followed."""
+    folds: int
+    """What was foretold was never followed: the rows were divided so often."""
+    kept: tuple[Kept, ...] = ()
+    """Each task on those rows: by the model as it was, and by it after it followed the other rows."""
+    seconds: Number = None
+
+
 class Merged(Value):
     """Several models that became one."""
 
@@ -93,7 +108,7 @@ class TransferCurve(Value):
     counts: tuple[int, ...]
     """Labels that are learned from."""
     starts: dict[str, tuple[CurvePoint, ...]]
-    """``scratch`` or the word of a way -> its primary metric on the test rows, per count."""
+    """``scratch``, the word of a way, or such a word of another model -> its primary metric on the test rows."""
     gains: dict[str, tuple[CurvePoint, ...]]
     """The word of a way -> what it gains on ``scratch``, paired by seed; positive = better."""
     seeds: int

@@ -1,9 +1,10 @@
-"""All that was found on whether tasks should share a model, for one page."""
+"""All that was found on whether tasks should share a model, or on a model's life after training, for one page."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .added import Adapted, Added, Merged, TransferCurve
 from .comparisons import Comparison
 from .methods import MethodStudy
 from .relations import Dendrogram, Grouping, GroupingStudy, Relatedness
@@ -22,7 +23,7 @@ class Fractions(Value):
 
 
 class Evidence(Value):
-    """Whether tasks should share, from every side that was looked at; what was not looked at is empty."""
+    """Whether tasks should share, and what became of a model later: from every side that was looked at; else empty."""
 
     title: str
     created: str = ""
@@ -39,6 +40,11 @@ class Evidence(Value):
     """Ways to train a model of all tasks; its comparisons need not be repeated."""
     fractions: Fractions | None = None
     tuned: Tuned | None = None
+    added: Added | None = None
+    adapted: Adapted | None = None
+    merged: Merged | None = None
+    curves: tuple[TransferCurve, ...] = ()
+    """What a trained model is worth to a task or a domain with few labels."""
     pair: tuple[str, str] | None = None
     """The two tasks of the Pareto view; by default those whose values go together least."""
     settings: dict[str, Any] = {}

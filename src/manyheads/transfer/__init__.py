@@ -61,6 +61,8 @@ class Way(ABC):
     """Whether it learns from rows that label the other tasks as well."""
     blind: ClassVar[bool] = False
     """Whether it takes care of the other tasks without any row that labels them."""
+    whole: ClassVar[bool] = False
+    """Whether it needs no held-out rows: these judge it first, and it learns from all rows after that."""
 
     def spec(self, spec: ModelSpec, task: str) -> ModelSpec:
         """The architecture of the model with the new task; the same by default.
