@@ -21,8 +21,9 @@ class Lookahead(Estimator[Probe]):
     the raw gradient, whatever the optimiser. To first order :math:`Z_{i \to j} = \eta \langle g_i, g_j \rangle / L_j`,
     so that numbers scale with the learning rate and with the target's own loss: compare within a column, and the sign.
 
-    A step for one task helps nearly every other a little, at first above all, and that does not say that they should
-    share a model: where groups are chosen, zero is put between like and unlike pairs (`grouping.partition.centred`).
+    On many tables a step for one task helps nearly every other a little, at first above all, which does not say that
+    they should share a model: where groups are chosen, zero is put between like and unlike pairs
+    (`grouping.partition.centred`).
 
     Row i, column j is what i does **to** j. What a task does to itself (its own value) is far larger than what others
     do, and kept apart. Late in a joint run, and where tasks label different rows, the same caution holds as for

@@ -168,7 +168,7 @@ def advised(
     together, and its mean would have like tasks parted for the sake of the likest pairs, and an odd one joined to them
     where its share in the mean is small. So likenesses are `centred` and summed over pairs: like pairs together and
     unlike ones apart count for a grouping, the others against it. The gain of a single step (`lookahead`) is taken as a
-    likeness: nearly all are above 0, and all together would be the answer to everything.
+    likeness: on many tables nearly all are a little above 0, which would mean all together.
 
     Args:
         found: the answer.

@@ -40,7 +40,7 @@ class Relatedness(Value):
     whose 0 means nothing of the kind."""
     lasting: bool = True
     """Of a gain: whether it is that of training together to the end, so that groups may be chosen by it as it is. False
-    for that of a single step, which is small and positive for nearly all pairs."""
+    for that of a single step, which on many tables is small and positive for nearly all pairs."""
     directed: bool
     """Whether row i, column j may differ from row j, column i."""
     seeds: int
