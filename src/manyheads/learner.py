@@ -19,9 +19,11 @@ from .data import Taskset
 from .data.readers import frame_of
 from .evaluate import predict, predict_frame, score
 from .faults import ConfigError, DataError
+from .members import Members
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .spec import RunSpec, dumped, merged
 from .tasks import Task
+from .train import Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +81,7 @@ class Learner:
         history_: the course of the training.
         scores_: of the last `evaluate`.
         comparison_: of the last `compare`.
+        delivery_: of the last `deliver`.
 
     Raises:
         ConfigError: an unknown setting; the message proposes the nearest one.
@@ -158,7 +161,11 @@ class Learner:
             self.spec, prepared.dataset.preprocess.layouts, prepared.tasks, prepared.tasksets["train"],
             prepared.tasksets["valid"], callbacks=self.callbacks,
         )  # fmt: skip
-        self.history_ = training.run()
+        training.run()
+        self._keep(prepared, training)
+
+    def _keep(self, prepared: Prepared, training: Training | Members) -> None:
+        self.history_ = History(records=tuple(training.history))
         self.training_, self.dataset_ = training, prepared.dataset
         self.model_: AnyModel = training.model  # type: ignore[assignment]
         self._tune(training.held_out())
@@ -316,6 +323,39 @@ class Learner:
             progress=progress,
         )
         return self.comparison_
+
+    def deliver(
+        self,
+        table: Any,
+        *,
+        targets: Mapping[str, Sequence[str]] | None = None,
+        n_jobs: int = 1,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Learner:
+        """One model that has learned from the best there is for each task; who taught it is in `delivery_`.
+
+        Args:
+            table: rows to learn from; test rows are not among them.
+            targets: {table: the tasks it labels}.
+            n_jobs: processes.
+            progress: called with (what, done, of how many).
+            **settings: of `manyheads.deliver.Settings`: words, groups, folds, members, trust, capacity, branches.
+
+        Raises:
+            ConfigError: a task whose outputs cannot be mixed; an unknown setting.
+        """
+        from .deliver import Settings, deliver
+
+        tables = tables_of(table)
+        parts = {name: np.full(len(frame), "train", dtype=object) for name, frame in tables.items()}
+        found = deliver(
+            self.spec, self.tasks, tables, parts,
+            targets=targets, settings=Settings(**settings), n_jobs=n_jobs, progress=progress,
+        )  # fmt: skip
+        self.spec, self.delivery_ = found.spec, found.delivery
+        self._keep(found.prepared, found.training)
+        return self
 
     def report(self, path: str | Path, title: str = "manyheads") -> Path:
         """Write all that is known as one HTML page (and its JSON beside it)."""
