@@ -67,8 +67,9 @@ def test_a_folder_and_other_things_are_no_table(tmp_path) -> None:
 
 def test_values() -> None:
     series = pd.Series([1.0, np.inf], name="x")
-    with pytest.raises(DataError, match=r"Column `x` should hold finite numbers. Found inf in row 1"):
+    with pytest.raises(DataError, match=r"Column `x` should hold finite numbers. Found inf in row 1") as caught:
         Numeric.fit("x", series)
+    assert caught.value.row == 1
     with pytest.raises(DataError, match=r"Column `x` should hold numbers. Found 'two' in row 1"):
         Numeric("x").transform(pd.Series([1, "two"], dtype=object))
     with pytest.raises(DataError, match=r"Column `x` should hold 0, 1, true, false or nothing. Found 2.* in row 0"):
@@ -85,8 +86,18 @@ def test_a_value_is_found_in_its_table(table: pd.DataFrame) -> None:
     broken.loc[7, "x"] = -np.inf
     with pytest.raises(DataError, match=r"Column `x` should hold finite numbers. Found -inf in row 7 of table `b`"):
         Preprocess.fit({"a": features, "b": broken})
-    with pytest.raises(DataError, match=r"row 7 of table `b`"):
+    with pytest.raises(DataError, match=r"row 7 of table `b`") as caught:
         Preprocess.fit({"b": broken}, train={"b": np.arange(5, 20)})
+    assert caught.value.row == 7
+
+
+def test_a_label_within_a_sample_space_is_found_in_its_table() -> None:
+    frame = pd.DataFrame({"x": np.arange(8.0), "there": [0, 1] * 4, "c": ["p", "q"] * 2 + ["q", "p"] * 2})
+    made = Dataset.fit({"t": frame}, [Multiclass("k", target="c", where="there == 1")])
+    frame.loc[5, "c"] = "r"
+    with pytest.raises(DataError, match=r"Task `k`: column `c` has the label 'r' in row 5, which was never") as caught:
+        made.tasksets({"t": frame})
+    assert caught.value.row == 5
 
 
 def test_features(table: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "manyheads"
 FLOORS = (
     "_version faults files stopping yaml12 catalog gradients blocks copies ragged metrics results statistics verdicts "
     "scoretable ranges",
-    "pictures exhibits tasks encoders balance penalties",
+    "pictures words exhibits tasks encoders balance penalties",
     "data sharing augment",
     "model spec",
     "evaluate adaptation objectives penalised modelfile problems config gates",

@@ -223,10 +223,20 @@ def score(
     draws: int = 1000,
     redraw: str | None = None,
     tasks: Sequence[str] | None = None,
+    judged: Mapping[str, Result] | None = None,
 ) -> Scores:
-    """The scores of a model on a split: every metric of every task, with 95 % bootstrap intervals."""
+    """The scores of a model on a split: every metric of every task, with 95 % bootstrap intervals.
+
+    Args:
+        model: a manyheads model.
+        tasksets: source -> rows.
+        split: their name.
+        draws, redraw: as `measure` has them.
+        tasks: only these.
+        judged: outputs and labels, where they are not simply the model's for these rows.
+    """
     described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
-    found = results(model, tasksets, tasks)
+    found = results(model, tasksets, tasks) if judged is None else judged
     scores = [
         s
         for name, result in found.items()
@@ -239,6 +249,8 @@ class Skill:
     """How far a metric of each task is from a constant predictor's towards the best there is.
 
     skill = (M - M_constant) / (M_best - M_constant) on these rows, with the constant fitted on the training labels.
+    A task whose labels on these rows are all alike has none, as long as another one's are not: to say always the same
+    is best there, which tells nothing of other rows.
 
     Args:
         names: task -> metric.
@@ -256,6 +268,9 @@ class Skill:
     ) -> None:
         self.metrics = {task: metrics.find(name) for task, name in names.items()}
         self.constants: dict[str, float | None] = {}
+        same = {t.name: alike(*own) for t in tasks if (own := _labels(t, tasksets)) is not None}
+        self.silent = set() if all(same.values()) else {name for name, own in same.items() if own}
+        """Tasks whose labels on these rows say nothing, beside others whose do."""
         for task in tasks:
             metric = self.metrics[task.name]
             self.constants[task.name] = metric.constant
@@ -269,7 +284,23 @@ class Skill:
 
     def __call__(self, task: str, value: float | None) -> float | None:
         """The skill of a value of the task's metric; None where it is undefined."""
+        if task in self.silent:
+            return None
         return self.metrics[task].skill(value, self.constants[task])
+
+
+def alike(target: Any, known: Tensor) -> bool:
+    """Whether labels are the same number or class in every row: of each column, where there are several.
+
+    Labels that are no numbers or classes (tags, masks, boxes, sound) are not looked at.
+
+    Shape:
+        target, known (rows,) or (rows, labels).
+    """
+    if not isinstance(target, Tensor) or target.dim() > 2 or target.shape != known.shape:
+        return False
+    columns = target.reshape(len(target), -1).T, known.reshape(len(known), -1).T
+    return all(len(own[there].unique()) < 2 for own, there in zip(*columns, strict=True))
 
 
 def _labels(task: Task, tasksets: Mapping[str, Taskset]) -> tuple[Any, Tensor] | None:

@@ -16,9 +16,17 @@ class ConfigError(Fault, ValueError):
 
 
 class DataError(Fault, ValueError):
-    """Wrong, missing or damaged data or model file."""
+    """Wrong, missing or damaged data or model file.
+
+    Args:
+        row: the row that is to blame, counted from 0 in its table; None where it is no single row.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class Diverged(Fault, ArithmeticError):

@@ -176,7 +176,7 @@ class TrainerSpec(Section):
     """Epochs without a better mean skill on validation before training stops; null never stops."""
     monitor: Literal["proper", "metric"] = "proper"
     """What the mean skill of early stopping is made of: each task's proper score (log loss, R2, deviance), which is
-    smooth on few labels, or its primary metric."""
+    smooth on few labels, or its primary metric. A task whose validation labels are all alike has no say."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32", "bf16", "64"] = "32"
     accumulate_grad_batches: int = Field(default=1, ge=1)

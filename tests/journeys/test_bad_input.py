@@ -129,6 +129,13 @@ def commands():
     return _config(data, TEXT, tasks, READER)
 
 
+def table_of_words():
+    frame = pd.DataFrame({"tokens": ["play some jazz", "rain in Paris"] * (N // 2)})
+    frame["slots"], frame["intent"] = ["O O B-genre", "O O B-city"] * (N // 2), ["play", "weather"] * (N // 2)
+    frame.to_csv("t.csv", index=False)
+    return _config({"train": "t.csv"}, TEXT, {"intent": {"type": "binary"}, "slots": {"type": "tagging"}}, READER)
+
+
 def news():
     Path("news").mkdir()
     row = {
@@ -221,6 +228,8 @@ CASES = {
         commands, _lines(12, ("talk/train/seq.in", ""), ("talk/train/seq.out", "")), "seq.in, line 12",
     ),
     "more tags than words": (commands, _line("talk/train/seq.out", 12, "O O O B-city"), "seq.out, line 12"),
+    "a table: more tags than words": (table_of_words, _cell(7, "slots", "O O O B-city"), "row 7"),
+    "a table: fewer tags than words": (table_of_words, _cell(7, "tokens", "rain in Paris, France"), "row 7"),
     "a tag never seen": (commands, _line("talk/test/seq.out", 12, "O O B-planet"), f"row {N + 11}"),
     "a tag of no scheme": (commands, _line("talk/train/seq.out", 12, "O O city"), "row 11"),
     "a sentence of no words": (news, _record("news/n_train.json", 4, tokens=[], tags=[], relations=[]), "sentence 5"),

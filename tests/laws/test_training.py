@@ -19,6 +19,7 @@ from manyheads.catalog import find
 from manyheads.data import Batch, Block, Taskset
 from manyheads.data.sampler import Sampler
 from manyheads.encoders import Encoder
+from manyheads.evaluate import alike
 from manyheads.faults import ConfigError, DataError, Diverged
 from manyheads.model import Ensemble
 from manyheads.objectives import Supervised, label_totals
@@ -478,6 +479,37 @@ def test_skill_is_the_mean_of_the_tasks_skills():
             start = 0.0 if task.kind == "regression" else training.skill.constants[task.name]
             skills.append((score - start) / (metric.best - start))
         assert value == pytest.approx(sum(skills) / len(skills))
+
+
+def test_a_task_with_one_class_on_validation_has_no_say():
+    tasks = small_tasks()
+    silent = next(t for t in tasks if t.kind == "binary")
+    valid = rows_for(tasks, 30, 0.2, 5)
+    blocks = [replace(b, target=torch.ones_like(b.target)) if b.tasks == (silent.name,) else b for b in valid.blocks]
+    valid = replace(valid, blocks=tuple(blocks))
+    training = _training(tasks=tasks, valid={"t": valid})
+    assert training.skill.silent == {silent.name}
+    history = training.run()
+    assert len(history.series(training.monitor[silent.name], task=silent.name)) == 4  # seen, and not counted
+    for epoch, value in history.series("skill"):
+        found = []
+        for task in tasks:
+            if task is not silent:
+                score = dict(history.series(training.monitor[task.name], task=task.name))[epoch]
+                found.append(training.skill.metrics[task.name].skill(score, training.skill.constants[task.name]))
+        assert value == pytest.approx(sum(found) / len(found))
+    alone = _training(_net([silent]), tasks=[silent], valid={"t": valid.only([silent.name])})
+    assert alone.skill.silent == set()  # it is all that there is
+
+
+def test_labels_are_alike_column_by_column():
+    target, known = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), torch.ones(3, 2, dtype=torch.bool)
+    assert not alike(target, known)
+    known[2, 0] = known[1, 1] = False
+    assert alike(target, known)
+    assert alike(torch.tensor([2, 2, 2]), torch.ones(3, dtype=torch.bool))
+    assert not alike(torch.tensor([2.0, 2.0, 2.5]), torch.ones(3, dtype=torch.bool))
+    assert not alike(torch.zeros(3, 4, 4), torch.ones(3, dtype=torch.bool))  # masks
 
 
 def test_without_validation_rows_the_last_weights_stay():

@@ -91,6 +91,7 @@ def encode(
     n = sum(len(f) for f in frames.values())
     rows: np.ndarray = np.empty(0, dtype=np.int64)
     labels = pd.DataFrame({c: pd.Series(dtype="float64") for c in task.targets})
+    own: dict[str, np.ndarray] = {}
     if labelling and not unlabelled:
         own = {t: np.flatnonzero(space(frames[t], task.where)) for t in labelling}
         labels = concat([inside(frames[t], task) for t in labelling])
@@ -98,11 +99,11 @@ def encode(
     try:
         target, known = task.encode(labels)
     except DataError as error:
-        for table in labelling if len(labelling) > 1 else ():  # say which table it is
+        for table, found in own.items():  # say which table it is, and count its own rows
             try:
                 task.encode(inside(frames[table], task))
-            except DataError as own_error:
-                raise DataError(f"Table `{table}`: {own_error}") from error
+            except DataError as theirs:
+                raise _placed(theirs, found, f"Table `{table}`: " if len(own) > 1 else "") from error
         raise
     weight = _sample_weight(task, labelling, frames, rows, known)
     by_label = task.label_weight(target)
@@ -119,6 +120,19 @@ def encode(
         return whole
 
     return spread(target, 0), spread(known, False), None if weight is None else spread(weight, 1)
+
+
+def _placed(error: DataError, rows: np.ndarray, table: str) -> DataError:
+    """An error about the labels within a sample space, with the row of the table.
+
+    Args:
+        rows: of the table, within the space.
+        table: how the sentence begins.
+    """
+    if error.row is None:
+        return DataError(f"{table}{error}")
+    row = int(rows[error.row])
+    return DataError(f"{table}{str(error).replace(f'row {error.row}', f'row {row}')}", row)
 
 
 def _sample_weight(

@@ -111,7 +111,8 @@ def split_tables(
             if frame[column].isna().any():
                 row = int(frame[column].isna().to_numpy().argmax())
                 raise DataError(
-                    f"Column `{column}` of table `{name}` should have a value in every row. Found none in row {row}."
+                    f"Column `{column}` of table `{name}` should have a value in every row. Found none in row {row}.",
+                    row,
                 )
     if spec.kind in ("group", "time", "column"):
         keys = pd.concat([frame[list(spec.columns)] for frame in tables.values()], ignore_index=True)

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 def place(series: pd.Series, position: int) -> str:
     """Where the user finds a value: its row, and its table where rows of several were joined."""
-    if list(series.index.names) == ["table", "row"]:
-        table, row = series.index[position]
-        return f"row {row} of table `{table}`"
-    return f"row {position}"
+    table = f" of table `{series.index[position][0]}`" if _joined(series) else ""
+    return f"row {row_of(series, position)}{table}"
+
+
+def row_of(series: pd.Series, position: int) -> int:
+    """The row of a value in its own table."""
+    return int(series.index[position][1]) if _joined(series) else position
+
+
+def _joined(series: pd.Series) -> bool:
+    return list(series.index.names) == ["table", "row"]
 
 
 def refuse(series: pd.Series, name: str, position: int, wanted: str, remedy: str = "") -> NoReturn:
@@ -29,7 +36,10 @@ def refuse(series: pd.Series, name: str, position: int, wanted: str, remedy: str
     """
     found = series.iloc[position]
     found = found.item() if isinstance(found, np.generic) else found
-    raise DataError(f"Column `{name}` should hold {wanted}. Found {found!r} in {place(series, position)}{remedy}.")
+    raise DataError(
+        f"Column `{name}` should hold {wanted}. Found {found!r} in {place(series, position)}{remedy}.",
+        row_of(series, position),
+    )
 
 
 def floats(series: pd.Series, name: str) -> np.ndarray:

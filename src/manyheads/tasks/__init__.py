@@ -370,13 +370,14 @@ def numbers(series: pd.Series, task: Task) -> np.ndarray:
     if broken.any():
         raise DataError(
             f"Task `{task.name}`: column `{series.name}` should hold numbers. Found {series[broken].iloc[0]!r} "
-            f"in row {int(np.flatnonzero(broken.to_numpy())[0])}."
-        )
+            f"in row {(row := int(np.flatnonzero(broken.to_numpy())[0]))}.", row,
+        )  # fmt: skip
     array = values.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isinf(array).any():
         raise DataError(
             f"Task `{task.name}`: column `{series.name}` should hold finite numbers. Found {array[np.isinf(array)][0]} "
-            f"in row {int(np.flatnonzero(np.isinf(array))[0])}; leave the cell empty if the label is missing."
+            f"in row {(row := int(np.flatnonzero(np.isinf(array))[0]))}; leave the cell empty if the label is missing.",
+            row,
         )
     return array
 
@@ -397,8 +398,8 @@ def class_indices(series: pd.Series, classes: Sequence[Any], task: Task) -> np.n
         shown = ", ".join(map(str, classes[:10])) + (", ..." if len(classes) > 10 else "")
         raise DataError(
             f"Task `{task.name}`: column `{series.name}` has the label {plain(series.iloc[row])!r} in row {row}, which "
-            f"was never seen in training. Known labels: {shown}."
-        )
+            f"was never seen in training. Known labels: {shown}.", row,
+        )  # fmt: skip
     return indices
 
 

@@ -153,7 +153,8 @@ class Segmentation(Task):
                 shown = ", ".join(map(str, [*(self.values or range(len(self.names)))][:12]))
                 raise DataError(
                     f"Task `{self.name}`: the mask in {self._place(labels, row)} should hold the numbers {shown} of "
-                    f"its classes. Found {int(array[wrong][0])}; list it under `values` or `ignore`."
+                    f"its classes. Found {int(array[wrong][0])}; list it under `values` or `ignore`.",
+                    row,
                 )
             target[row] = np.asarray(laid(Image.fromarray(found.astype(np.uint8)), IGNORED, nearest=True))
         return torch.from_numpy(target), torch.from_numpy((target != IGNORED).any((1, 2)))
@@ -174,7 +175,7 @@ class Segmentation(Task):
             try:
                 image = opened(series.iloc[row], self.root)
                 if pictures is not None and pictures.notna().iloc[row]:
-                    self._same_size(image, pictures.iloc[row], self._place(labels, row))
+                    self._same_size(image, pictures.iloc[row], labels, row)
                 if image.format == "JPEG":
                     raise ValueError("a JPEG, whose numbers are not exact; save masks as PNG,")
                 array = indices(image)
@@ -183,19 +184,22 @@ class Segmentation(Task):
             except ValueError as error:
                 raise DataError(
                     f"Task `{self.name}`: column `{series.name}` should hold masks: paths, bytes or arrays. Found "
-                    f"{error} in {self._place(labels, row)}; leave the cell empty if the mask is missing."
+                    f"{error} in {self._place(labels, row)}; leave the cell empty if the mask is missing.",
+                    row,
                 ) from None
             yield row, array
 
-    def _same_size(self, mask: Image.Image, picture: Any, where: str) -> None:
+    def _same_size(self, mask: Image.Image, picture: Any, labels: pd.DataFrame, row: int) -> None:
         try:
             other = opened(picture, self.picture_root or self.root)
         except ValueError:
             return  # the column's own reading says what is wrong with it
         if mask.size != other.size:
             raise DataError(
-                f"Task `{self.name}`: the mask in {where} should have the size of its picture, {other.width} x "
-                f"{other.height}. Found {mask.width} x {mask.height}; leave the cell empty if there is no mask for it."
+                f"Task `{self.name}`: the mask in {self._place(labels, row)} should have the size of its picture, "
+                f"{other.width} x {other.height}. Found {mask.width} x {mask.height}; leave the cell empty if there is "
+                "no mask for it.",
+                row,
             )
 
     def _place(self, labels: pd.DataFrame, row: int) -> str:

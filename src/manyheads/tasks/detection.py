@@ -159,7 +159,8 @@ class Detection(Task):
                     raise DataError(
                         f"Task `{self.name}`: column `{self.targets[0]}` has the class {name!r} in row {row}, which "
                         "was never seen in training; list it under `names` if a later training should know it. "
-                        f"{hint(str(name), [str(c) for c in self.names])}"
+                        f"{hint(str(name), [str(c) for c in self.names])}",
+                        row,
                     )
             indices = np.array([place[name] for name in names], float)
             rows[row] = np.concatenate([corners, indices[:, None]], 1).astype(np.float32)
@@ -217,8 +218,8 @@ class Detection(Task):
     def _wrong(self, row: int, expected: str, found: str) -> DataError:
         return DataError(
             f"Task `{self.name}`: column `{self.targets[0]}` should hold {expected}. Found {found} in row {row}; leave "
-            "the cell empty if nobody knows what is there."
-        )
+            "the cell empty if nobody knows what is there.", row,
+        )  # fmt: skip
 
     def _size(self, frame: pd.DataFrame, row: int) -> tuple[int, int]:
         """(width, height) of a row's picture.
@@ -240,8 +241,8 @@ class Detection(Task):
         except ValueError as error:
             raise DataError(
                 f"Task `{self.name}`: column `{self.picture}` should hold the picture of every row with boxes. Found "
-                f"{error} in row {row}; check the path, or leave the cell of boxes empty."
-            ) from None
+                f"{error} in row {row}; check the path, or leave the cell of boxes empty.", row,
+            ) from None  # fmt: skip
 
     # -- the net
 

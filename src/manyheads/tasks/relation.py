@@ -20,6 +20,7 @@ from ..metrics import Metric, Predicted
 from ..metrics.spans import Span, spans
 from ..ragged import Ragged, Rows, objects
 from . import Task, _constants, rows_with
+from ._words import refuse_uneven
 from .text import _Tagged, cells, inventory, numbered, sequence, shares, token_errors
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def triples(series: pd.Series, task: Task) -> list[list[Triple] | None]:
             raise DataError(
                 f"Task `{task.name}`: column `{series.name}` should hold lists of head, tail and type, as "
                 f'[{{"head": 0, "tail": 1, "type": "Kill"}}]. Found {str(value)[:60]!r} in row {row} '
-                f"({type(error).__name__}: {error})."
+                f"({type(error).__name__}: {error}).",
+                row,
             ) from None
     return found
 
@@ -167,6 +169,7 @@ class Relation(_Tagged):
     Args:
         tags: the tags; default: all of the training part.
         types: the types of relations; default: all of the training part.
+        text, split: as of `Tagging`.
         threshold: probability from which a relation is predicted, or ``relation_f1``, for the one by which that is
             highest on validation; 0.5 before there is any.
         cut: the threshold that was chosen.
@@ -220,7 +223,8 @@ class Relation(_Tagged):
                 if not (0 <= h < n and 0 <= t < n and h != t):
                     raise DataError(
                         f"Task `{self.name}`: column `{self.targets[1]}`, row {i}: a relation should be between two of "
-                        f"the row's {n} spans, counted from 0. Found `{kind}` between {h} and {t}."
+                        f"the row's {n} spans, counted from 0. Found `{kind}` between {h} and {t}.",
+                        i,
                     )
         return tags, relations
 
@@ -248,6 +252,7 @@ class Relation(_Tagged):
             target: per row (tokens + relations, 3): (tag, -1, -1) of each token, (head, tail, type) of each relation.
         """
         rows, relations = self._read(labels)
+        refuse_uneven(labels, rows, self)
         tags = numbered(rows, self.tags, labels[self.targets[0]], self)
         place = {kind: i for i, kind in enumerate(self.types)}
         found = []
@@ -256,7 +261,8 @@ class Relation(_Tagged):
                 if kind not in place:
                     raise DataError(
                         f"Task `{self.name}`: column `{self.targets[1]}` has the relation `{kind}` in row {i}, which "
-                        f"was never seen in training. {hint(kind, self.types)}"
+                        f"was never seen in training. {hint(kind, self.types)}",
+                        i,
                     )
             lines = [(tag, -1, -1) for tag in own.tolist()] + [(h, t, place[kind]) for h, t, kind in links or ()]
             found.append(np.array(lines, dtype=np.int64).reshape(-1, 3))

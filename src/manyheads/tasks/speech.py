@@ -272,7 +272,8 @@ class Reconstruction(Task):
         except ValueError as error:
             raise DataError(
                 f"Task `{self.name}`: column `{series.name}` should hold recordings that are not silent. Found "
-                f"{error}, in row {row}; leave the cell empty if it is missing."
+                f"{error}, in row {row}; leave the cell empty if it is missing.",
+                row,
             ) from None
         return rate, samples
 

@@ -17,7 +17,8 @@ from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
 from ..metrics.spans import bio, spans
 from ..ragged import Ragged, Rows, objects
-from . import Task, _constants, rows_with
+from . import Self, Task, _constants, rows_with
+from ._words import of_words, refuse_uneven
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ def cells(series: pd.Series, task: Task, scheme: str) -> list[list[str] | None]:
                 raise ValueError(f"A tag should be a text. Found {next(t for t in tags if not isinstance(t, str))!r}.")
             found.append(bio(tags) if scheme == "bio" else tags)
         except ValueError as error:
-            raise DataError(f"Task `{task.name}`: column `{series.name}`, row {row}: {error}") from None
+            raise DataError(f"Task `{task.name}`: column `{series.name}`, row {row}: {error}", row) from None
     return found
 
 
@@ -177,7 +178,8 @@ def numbered(rows: Sequence[list[str] | None], tags: Sequence[str], series: pd.S
             if tag not in place:
                 raise DataError(
                     f"Task `{task.name}`: column `{series.name}` has the tag `{tag}` in row {i}, which was never seen "
-                    f"in training. {hint(tag, tags)}"
+                    f"in training. {hint(tag, tags)}",
+                    i,
                 )
     return [np.array([place[tag] for tag in row or ()], dtype=np.int64) for row in rows]
 
@@ -189,6 +191,8 @@ class _Tagged(Task):
     tags: tuple[str, ...] = ()
     priors: tuple[float, ...] = ()
     scheme: str = "bio"
+    text: str | None = None
+    split: str | None = None
 
     losses: ClassVar = ("log_loss",)
     eats: ClassVar = "sequence"
@@ -200,6 +204,13 @@ class _Tagged(Task):
                 "are read under bio."
             )
         super().__post_init__()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.text is None else (self.text,)
+
+    def beside(self: Self, inputs: Mapping[str, Mapping[str, Any]]) -> Self:
+        return self._replace(**of_words(self, inputs))
 
     def _check(self, tags: Sequence[str]) -> None:
         if len(tags) < 2:
@@ -262,6 +273,8 @@ class Tagging(_Tagged):
         scheme: ``bio`` where tags mark spans (BILOU and BIOES are turned into it): predictions are legal, and the score
             is entity F1; ``none`` where each stands for itself: the score is token accuracy.
         tags: the tags; default: all of the training part and, under bio, both B and I of each type.
+        text: the column with the words, the only one of texts by default: a row that has not as many is refused.
+        split: how a text is cut into words; by default as that column is.
     """
 
     default_metrics: ClassVar = ("entity_f1", "token_accuracy")
@@ -285,6 +298,7 @@ class Tagging(_Tagged):
     def encode(self, labels: pd.DataFrame) -> tuple[Ragged, Tensor]:
         series = self._column(labels)
         rows = cells(series, self, self.scheme)
+        refuse_uneven(labels, rows, self)
         like = torch.empty(0, dtype=torch.long)
         return (
             Ragged.of(numbered(rows, self.tags, series, self), like=like),

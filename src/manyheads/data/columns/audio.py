@@ -12,7 +12,7 @@ from ... import exhibits
 from ...faults import ConfigError, DataError
 from ...metrics.sound import resampled, samples_of
 from ...ragged import Ragged
-from ..values import place
+from ..values import place, row_of
 from . import Column
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Audio(Column):
                 what = f"`{cell}` of column `{self.name}`" if isinstance(cell, str) else f"Column `{self.name}`"
                 raise DataError(
                     f"{what} should hold a recording: a wav file, or an array of samples. Found {error}, in "
-                    f"{place(series, i)}; mend it, or leave such rows out with `data.on_error=skip`."
+                    f"{place(series, i)}; mend it, or leave such rows out with `data.on_error=skip`.",
+                    row_of(series, i),
                 ) from None
         return found
 

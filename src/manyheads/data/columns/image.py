@@ -10,7 +10,7 @@ import numpy as np
 from ... import exhibits
 from ...faults import ConfigError, DataError
 from ...pictures import SIZE, Canvas, decoded
-from ..values import place
+from ..values import place, row_of
 from . import Column
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class Image(Column):
                 shown = f" in `{value}`" if isinstance(value, str) else ""
                 raise DataError(
                     f"Column `{self.name}` should hold pictures: paths, bytes or arrays. Found {error}{shown} in "
-                    f"{place(series, row)}; leave the cell empty if the picture is missing."
+                    f"{place(series, row)}; leave the cell empty if the picture is missing.",
+                    row_of(series, row),
                 ) from None
         return pictures
 

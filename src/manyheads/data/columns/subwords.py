@@ -15,9 +15,10 @@ import torch
 from ... import results
 from ...faults import ConfigError, MissingExtra
 from ...ragged import Ragged
+from ...words import tokens_of
 from ..values import refuse
 from . import Column, DataWarning
-from .text import CASES, case_of, tokens_of
+from .text import CASES, case_of
 
 if TYPE_CHECKING:
     import pandas as pd

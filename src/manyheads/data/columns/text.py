@@ -16,30 +16,19 @@ import torch
 from ... import results
 from ...faults import ConfigError
 from ...ragged import Ragged
+from ...words import tokens_of
 from ..values import refuse
 from . import Column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-"""A run of letters and digits, with apostrophes inside; or any other sign by itself."""
 AFFIXES = 4
 """Beginnings and ends of a word of up to so many letters are parts of it."""
 TRIGRAMS = 10
 """At most so many of a word's runs of three letters are parts of it."""
 PARTS = 2 * AFFIXES + 1 + TRIGRAMS
 UNKNOWN = 1
-
-
-def tokens_of(text: str, split: str = "words") -> list[str]:
-    """The tokens of a text: by `WORD`, or what stands between spaces.
-
-    Example:
-        >>> tokens_of("Isn't it 50 %?")
-        ["Isn't", 'it', '50', '%', '?']
-    """
-    return text.split() if split == "spaces" else WORD.findall(text)
 
 
 def case_of(token: str) -> int:
