@@ -53,7 +53,7 @@ ASKED = tuple(dict.fromkeys(word for own in WORDS.values() for word in own))
 BUDGET = 3
 """Models at most."""
 SEEDS, REPEATS, EPOCHS = 20, 3, 80
-TOGETHER = 5
+TOGETHER = 10
 """Seeds whose nets are trained at once."""
 
 
