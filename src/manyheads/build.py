@@ -138,6 +138,8 @@ def prepare(
         known = {c for t in tasks for c in (*t.targets, t.sample_weight)} | set(keep) | set(spec.features.only)
         drop += [c for f in tables.values() for c in f.columns if c not in known and c not in drop]
     _refuse_collisions([t.name for t in tasks])
+    if spec.optim.objective.settings.get("ways"):  # classes that are held out whole are classes all the same
+        tasks = [_with_all_classes(t, tables) if {*t.targets} & {*keep} else t for t in tasks]
     dataset = Dataset.fit(
         tables, tasks, targets=targets, types=spec.features.types, drop=list(dict.fromkeys(drop)), keep=keep,
         train={name: np.flatnonzero(p == "train") for name, p in parts.items()}, allow_unlabelled=allow_unlabelled,
@@ -152,6 +154,16 @@ def prepare(
         joined = {source: np.concatenate(found) for source, found in rows.items()}
         tasksets[part] = {s: everything[s].take(torch.from_numpy(index)) for s, index in joined.items() if len(index)}
     return Prepared(dataset, tasksets, parts)
+
+
+def _with_all_classes(task: Task, tables: Mapping[str, pd.DataFrame]) -> Task:
+    """The task with the classes of all rows, whichever part they are in, unless it has a list of its own."""
+    import pandas as pd
+
+    own = [f[list(task.targets)] for f in tables.values() if {*task.targets} <= {*f.columns}]
+    if not own or getattr(task, "classes", None) != ():
+        return task
+    return replace(task, classes=task.fitted(pd.concat(own)).classes)  # type: ignore[call-arg, attr-defined]
 
 
 def make_balance(part: Part, tasks: Sequence[str]) -> Balance:

@@ -193,19 +193,23 @@ def stoppable(training: Training | Members) -> Iterator[list[int]]:
 
 def finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     """Scores, predictions, model and report of a trained run."""
+    from ..compare.rounds import lead
+
     training, prepared, spec = ready.training, ready.prepared, ready.spec
     model: Any = training.model
     held_out = training.held_out()
     for name, result in held_out.items():
         model.tasks[name] = model.tasks[name].tuned(result.output, result.target, result.known)
+    learner, dtype = lead(training).objective, next(model.parameters()).dtype
+    learner.conclude(model, {t: rows.to(dtype) for t, rows in prepared.tasksets["train"].items()})
     dataset = prepared.dataset.with_tasks(list(model.tasks.values()))
     by = spec.data.split.by if spec.data.split.kind == "group" else None
-    redraw = by if isinstance(by, str) else None
-    dtype = next(model.parameters()).dtype
+    redraw = learner.redraw or (by if isinstance(by, str) else None)
     found = []
     for part in ("valid", "test"):
         if rows := {t: taskset.to(dtype) for t, taskset in prepared.tasksets[part].items()}:
-            found.append(score(model, rows, part, redraw=redraw))
+            judged = None if learner.shape is None else learner.held_out(model, rows)  # it adapts, as it learned to
+            found.append(score(model, rows, part, redraw=redraw, judged=judged))
             folder.parquet(f"predictions/{part}.parquet", of_part(ready, model, part))
         elif part == "valid":
             own = (measure(model.tasks[t], r, None, 1000, redraw, part, True) for t, r in held_out.items())

@@ -30,6 +30,8 @@ class Objective(ABC):
     """Why a model of several members cannot be trained with it; empty where one can."""
     shape: Shape | None = None
     """What the episodes of a step look like, for an objective that learns from episodes; None where a step is rows."""
+    redraw: str | None = None
+    """The column whose groups an interval draws whole, where `held_out` gives its rows one."""
     search: ClassVar[Mapping[str, Range]] = {}
     """What is tuned unless a config says otherwise: setting -> where it is looked for; the default lies within."""
 
@@ -58,6 +60,15 @@ class Objective(ABC):
             seen: takes in what the sharing scheme wants to be seen.
         """
         return results(model, valid, seen=seen)
+
+    def conclude(self, model: nn.Module, train: Mapping[str, Taskset]) -> None:
+        """Leave in a trained model what follows from its training rows at once; nothing, mostly.
+
+        Args:
+            model: trained.
+            train: table -> rows.
+        """
+        return
 
 
 def at_full_width(output: Any, target: Any) -> tuple[Any, Any]:

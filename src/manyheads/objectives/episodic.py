@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count, islice
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -141,6 +143,7 @@ class Episodic(Objective):
         self.tasks = None if tasks is None else {t.name: t for t in tasks}
         self.shape, self.norm, self.vectorised = shape, norm, vectorised
         self.inner_steps, self.inner_lr, self.adapt = inner_steps, inner_lr, adapt
+        self.redraw = None if shape.ways is None else EPISODE
         self._reach: dict[tuple[str, str], frozenset[str]] = {}
 
     @abstractmethod
@@ -284,18 +287,22 @@ class Episodic(Objective):
         tasks: Mapping[str, Task] = self.tasks if self.tasks is not None else model.tasks  # type: ignore[assignment]
         sampler, own = EpisodeSampler(valid, self.shape), deepcopy(model).eval()
         parts: dict[str, list[Result]] = {}
-        draws = sampler.plan(0)[: max(1, -(-EPISODES // self.shape.episodes))]
+        steps = max(1, -(-EPISODES // self.shape.episodes))
+        draws = list(islice((draw for epoch in count() for draw in sampler.plan(epoch)), steps))
+        number = 0
         with settled(own, self.norm), torch.no_grad():
             for table, part in (pair for draw in draws for pair in sampler.batch(draw).items()):
                 for one in (one for group in groups_of(table, part) for one in group.each()):
                     net, query = Net(own, tasks, one, self.shape.ways), one.rows(one.query)
                     found = self.answers(net, net.weights(), one.rows(one.support), query)
+                    number += 1
                     for task, output in found.items():
                         target = query[1][task][0]  # classes are drawn from rows that have one
                         known = torch.ones_like(target, dtype=torch.bool)
                         missing = max(len(tasks[task].parts) - output.shape[-1], 0)
                         padded = nn.functional.pad(output, (0, missing), value=-1e4)
-                        parts.setdefault(task, []).append(Result(padded, target, known, {}))
+                        extra = {EPISODE: np.full(len(target), number)}
+                        parts.setdefault(task, []).append(Result(padded, target, known, extra))
         return {task: Result.join(found) for task, found in parts.items()}
 
     def held_out(self, model: nn.Module, valid: Mapping[str, Taskset], seen: Seen | None = None) -> dict[str, Result]:
@@ -314,6 +321,8 @@ class Episodic(Objective):
 
 EPISODES = 40
 """Episodes of few classes that validation is made of."""
+EPISODE = "episode"
+"""The column of their numbers: an interval draws episodes whole."""
 RATES = "_rates."
 """How the names of learned rates begin, which are no weights of the net."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adaptation import linear_head, prototypes
 from ..data import Taskset
+from ..evaluate import at_a_time
 from ..faults import ConfigError
 from ..ranges import Range
 from ..tasks import Task
@@ -73,9 +74,18 @@ class Proto(Episodic):
                 raise ConfigError(f"Prototypes should go into a linear head. Found none of the task `{task}`.")
             target, known, _ = rows.labels(task)
             with torch.no_grad():
-                features = own.transform({k: v[known] for k, v in rows.inputs.items()}, table, task)  # type: ignore[operator]
+                some, every = rows.take(known.nonzero().flatten()), at_a_time(rows)
+                parts = [some.batch(torch.arange(i, min(i + every, len(some)))) for i in range(0, len(some), every)]
+                features = torch.cat([own.transform(part.inputs, table, task) for part in parts])  # type: ignore[operator]
                 weight, bias = linear_head(prototypes(features, target[known], len(head.bias)))
                 missing = torch.bincount(target[known].long(), minlength=len(head.bias)) == 0
                 head.weight.copy_(weight)
                 head.bias.copy_(bias.masked_fill(missing, -1e4))
         return own
+
+    def conclude(self, model: nn.Module, train: Mapping[str, Taskset]) -> None:
+        """The heads become the prototypes of all training rows, so that the model can name the classes it knows."""
+        for table, rows in train.items():
+            named = [t for t in rows.tasks if isinstance(getattr(model, "heads", {}).get(t), nn.Linear)]
+            if named:
+                model.load_state_dict(self.fit(model, rows.only(named), table).state_dict())
