@@ -18,6 +18,7 @@ from manyheads import exhibits
 from manyheads.commands.examples import DRAWN, PER_TABLE, gather
 from manyheads.commands.runs import read_report
 from manyheads.data.assemble import Dataset
+from manyheads.learner import Learner
 from manyheads.pictures import Canvas, png
 from manyheads.report import layers, render, write
 from manyheads.results import (
@@ -342,3 +343,24 @@ def test_odd_values_are_drawn_too(sound, mask):
     tasks = {"m": Pair(said=mask), "s": Pair(said=sound), "b": Pair(said=Boxes()), "t": Pair(said=Tags(length=0))}
     page = render([Report(title="x", examples=Examples(split="test", rows=(Example(row=0, tasks=tasks),)))])
     assert page.count('role="img"') == 3
+
+
+def test_a_learner_shows_rows_that_it_was_evaluated_on(tmp_path):
+    texts = ["play some jazz", "rain in Paris"] * 20
+    table = pd.DataFrame({"text": texts, "wet": [0, 1] * 20, "slots": ["O O B-genre", "O O B-city"] * 20})
+    learner = Learner(
+        [Binary("wet"), Tagging("slots")], types={"text": "text"}, max_epochs=1, callbacks=[],
+        encoder={"name": "text", "d_word": 8, "d_parts": 4, "d_hidden": 8, "n_layers": 1},
+    ).fit(table[:30])  # fmt: skip
+    assert learner.as_report().examples is None
+    learner.evaluate(table[30:].drop(columns="wet"), split="later", draws=0)
+    found = learner.as_report().examples
+    assert found.split == "later"
+    assert len(found.rows) == PER_TABLE
+    for example in found.rows:
+        assert example.inputs["text"].text == texts[30 + example.row]
+        assert set(example.tasks) == {"slots"}  # the table has no other label
+        assert example.tasks["slots"].true is not None
+    page = learner.report(tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Examples" in page
+    assert "Paris" in page

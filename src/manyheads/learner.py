@@ -14,6 +14,7 @@ from . import modelfile
 from .build import Prepared, make_training, prepare
 from .callback import Callback
 from .commands.card import card
+from .commands.examples import of_split
 from .compare import SIMPLE, Progress, compare
 from .data import Taskset
 from .data.readers import frame_of
@@ -118,6 +119,7 @@ class Learner:
         self.history_ = History()
         self.infos_: tuple[TaskInfo, ...] = ()
         self.warnings_: tuple[str, ...] = ()
+        self._seen: tuple[str, dict[str, pd.DataFrame]] | None = None
 
     # -- training
 
@@ -166,7 +168,7 @@ class Learner:
 
     def _keep(self, prepared: Prepared, training: Training | Members) -> None:
         self.history_ = History(records=tuple(training.history))
-        self.training_, self.dataset_ = training, prepared.dataset
+        self.training_, self.dataset_, self._seen = training, prepared.dataset, None
         self.model_: AnyModel = training.model  # type: ignore[assignment]
         self._tune(training.held_out())
         self.infos_ = tuple(prepared.describe(training.sampler))
@@ -267,6 +269,7 @@ class Learner:
 
         tasksets = self._tasksets(table)
         by = self.spec.data.split.by if self.spec.data.split.kind == "group" else None
+        self._seen = split, tables_of(table)
         self.scores_ = score(self.model_, tasksets, split, draws, redraw=by if isinstance(by, str) else None)
         rows = [
             {
@@ -358,7 +361,7 @@ class Learner:
         return self
 
     def report(self, path: str | Path, title: str = "manyheads") -> Path:
-        """Write all that is known as one HTML page (and its JSON beside it)."""
+        """Write all that is known as one HTML page (and its JSON beside it), with examples of what `evaluate` saw."""
         from . import report
 
         return report.write(self.as_report(title), path)
@@ -373,6 +376,7 @@ class Learner:
             comparison=self.comparison_,
             settings=dumped(self.spec),
             warnings=self.warnings_,
+            examples=of_split(self.model_, self.dataset_, self._seen, self.random_state) if self._seen else None,
         )
 
     # -- keeping the model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def gather(
     tables: Mapping[str, pd.DataFrame],
     parts: Mapping[str, np.ndarray],
     seed: int,
+    tasks: Sequence[str] | None = None,
 ) -> Examples | None:
     """Rows of the test part (of the validation part, where there is none), the same for all tasks.
 
@@ -43,6 +44,7 @@ def gather(
         tables: of the run.
         parts: table -> the part of each row.
         seed: of the run.
+        tasks: whose labels are read; by default all that a table labels.
 
     Returns:
         None where there is nothing to be looked at.
@@ -55,25 +57,52 @@ def gather(
         own = np.flatnonzero(parts[name] == split)
         drawn = np.random.default_rng(seed_of(seed, "examples", name)).permutation(own)[:DRAWN]
         if len(drawn):
-            examples = _of_table(model, dataset, name, frame.iloc[drawn], drawn, count)
+            examples = _of_table(model, dataset, name, frame.iloc[drawn], drawn, count, tasks)
             found += [e.model_copy(update={"table": name}) for e in examples] if len(tables) > 1 else examples
     while found and sum(len(e.model_dump_json()) for e in found) > LARGEST:
         found.pop()
     return Examples(split=split, rows=tuple(found)) if found else None
 
 
+def of_split(
+    model: Any, dataset: Dataset, seen: tuple[str, Mapping[str, pd.DataFrame]] | None, seed: int
+) -> Examples | None:
+    """Rows of tables that are one split, with the labels that they have.
+
+    Args:
+        seen: the name of the split, and its tables; None for none.
+        seed: of the draw.
+    """
+    if seen is None:
+        return None
+    split, tables = seen
+    columns = {str(c) for frame in tables.values() for c in frame.columns}
+    tasks = [t.name for t in dataset.tasks if set(t.targets) <= columns]
+    parts = {name: np.full(len(frame), "test") for name, frame in tables.items()}
+    found = gather(model, dataset, tables, parts, seed, tasks)
+    return None if found is None else found.model_copy(update={"split": split})
+
+
 def _of_table(
-    model: Any, dataset: Dataset, name: str, frame: pd.DataFrame, rows: np.ndarray, count: int
+    model: Any,
+    dataset: Dataset,
+    name: str,
+    frame: pd.DataFrame,
+    rows: np.ndarray,
+    count: int,
+    wanted: Sequence[str] | None,
 ) -> list[Example]:
     """Examples of one table; none where there is nothing but numbers and classes.
 
     Args:
         rows: numbers of the frame's rows in the table.
+        wanted: tasks; None for all that the table labels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of it was said when the tables were read
-        ((source, taskset),) = dataset.tasksets({name: frame}).items()
-    tasks = [t for t in dataset.targets.get(name, ()) if t in taskset.tasks and t not in dataset.unlabelled]
+        ((source, taskset),) = dataset.tasksets({name: frame}, tasks=wanted).items()
+    labelled = dataset.targets.get(name, wanted or ())
+    tasks = [t for t in labelled if t in taskset.tasks and t not in dataset.unlabelled]
     known = np.zeros(len(frame), np.int64)
     for task in tasks:
         known += _all_known(taskset, task)
