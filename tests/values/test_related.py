@@ -10,9 +10,11 @@ from scipy import stats
 from manyheads.affinity import Estimator, Reading
 from manyheads.affinity.lookahead import Lookahead
 from manyheads.affinity.readings import gathered, summary
-from manyheads.affinity.related import affinity, estimators_of
+from manyheads.affinity.related import affinity, estimators_of, related
 from manyheads.affinity.rsa import RSA
+from manyheads.build import prepare, split_parts
 from manyheads.faults import ConfigError
+from manyheads.ledger import Ledger
 from manyheads.results import Relatedness
 from manyheads.spec import RunSpec
 from manyheads.tasks.classification import Binary
@@ -154,6 +156,19 @@ def test_a_study_is_the_same_again_and_over_processes():
     for one, other in zip(kept[0], kept[2], strict=True):
         for row, again in zip(one.matrix, other.matrix, strict=True):
             assert [v for v in row if v is not None] == pytest.approx([v for v in again if v is not None], rel=1e-3)
+
+
+def test_what_was_trained_is_kept(tmp_path, monkeypatch):
+    frame, tasks = _family(n=120)
+    spec = _spec(2)
+    prepared = prepare(spec, tasks[:3], {"t": frame}, split_parts(spec.data.split, {"t": frame}, tasks[:3]))
+    asked = estimators_of(("cka", "pairs"))
+    first = related(spec, prepared, asked, 1, ledger=Ledger(tmp_path))
+    assert len(list(tmp_path.glob("*.pt"))) == 6  # three tasks, three pairs
+    monkeypatch.setattr("manyheads.parallel.run_all", lambda runs, tell=None: pytest.fail("trained again"))
+    again = related(spec, prepared, asked, 1, ledger=Ledger(tmp_path))
+    for one, other in zip(first, again, strict=True):
+        assert one.matrix == other.matrix
 
 
 def test_the_test_part_is_never_read():
