@@ -96,15 +96,13 @@ _SOUND = "logistic regression on the mean log spectrum; what was heard, as it is
 _FORMULAS = "TF-IDF of runs of 1 to 4 characters, with logistic regression"
 
 RECIPES = {
-    "online_shoppers": Recipe("recommendation", changes=("model.members=2",)),
-    "hillstrom": Recipe("recommendation", changes=("model.members=2",)),
-    "hillstrom_esmm": Recipe("recommendation", changes=("model.members=2",)),
-    "movielens": Recipe(
-        "recommendation", OTHERS, "ratings", ("model.members=2",), "a bias for each user and each film"
-    ),
+    "online_shoppers": Recipe("recommendation", changes=("model.members=4",)),
+    "hillstrom": Recipe("recommendation", changes=("model.members=1",)),
+    "hillstrom_esmm": Recipe("recommendation", changes=("model.members=1",)),
+    "movielens": Recipe("recommendation", OTHERS, "ratings", (), "a bias for each user and each film"),
     "tox21": Recipe("health", OTHERS, "formulas", ("model.members=1", "trainer.max_epochs=12"), _FORMULAS),
     "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=12_000),
-    "mimic3_demo": Recipe("health", changes=("model.members=2",)),
+    "mimic3_demo": Recipe("health"),
     "snips": Recipe(
         "language", OTHERS, "text", ("trainer.max_epochs=4", "optim.scheduler.gamma=0.6"), _WORDS
     ),
