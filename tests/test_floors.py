@@ -20,7 +20,7 @@ FLOORS = (
     "evaluate adaptation objectives penalised modelfile problems config gates",
     "optim callback train stacking ledger parallel members build sieve intake",
     "baselines compare grouping affinity transfer growing tune deliver report",
-    "commands learner cli __main__",
+    "commands later learner cli __main__",
 )
 """From the ground up. On one floor, too, what stands later may import what stands earlier, not the reverse."""
 

@@ -20,6 +20,7 @@ from .data import Taskset
 from .data.readers import frame_of
 from .evaluate import predict, predict_frame, score
 from .faults import ConfigError, DataError
+from .later import Later
 from .members import Members
 from .results import Comparison, History, Report, Scores, TaskInfo
 from .spec import RunSpec, dumped, merged
@@ -51,7 +52,7 @@ SECTIONS = {
 """Where a keyword of `Learner` stands in a config."""
 
 
-class Learner:
+class Learner(Later):
     """One model for several tasks, from a data frame to predictions.
 
     ```python
@@ -400,8 +401,9 @@ class Learner:
         Raises:
             DataError: the folder is missing, damaged, newer than this version, or names a class that is not trusted.
         """
-        model, _, dataset, notes = modelfile.load(folder, trust)
+        model, spec, dataset, notes = modelfile.load(folder, trust)
         learner = cls(list(model.tasks.values()))
+        learner.spec = learner.spec.model_copy(update={"model": spec})
         if "spec" in notes:
             learner.spec = RunSpec.model_validate(notes["spec"])
             learner.infos_ = tuple(TaskInfo.model_validate(i) for i in notes.get("infos", ()))

@@ -222,8 +222,9 @@ class Course:
 
 
 def bands(
-    name: str, courses: Sequence[Course], *, x_name: str, y_name: str, words: str, log: bool = False, rank: int = 3
-) -> Markup:
+    name: str, courses: Sequence[Course], *, x_name: str, y_name: str, words: str, log: bool = False, rank: int = 3,
+    counts: bool = False,
+) -> Markup:  # fmt: skip
     """Several courses, each with a band, told apart by dashes and marks and named at their ends.
 
     Args:
@@ -234,12 +235,13 @@ def bands(
         words: the finding, for those who do not see it.
         log: whether the axis across is logarithmic; its numbers are shares then, and each has a mark.
         rank: of the heading, 1 to 6.
+        counts: whether the axis across is logarithmic and its numbers are counts, of which each has a mark.
     """
     tall, top, bottom = 232.0, 26.0, 188.0
     right = 10 + min(92.0, _LETTER * max(len(c.name) for c in courses))
     xs = sorted({x for c in courses for x, *_ in c.points})
     y_low, y_high = _range([v for c in courses for _, *rest in c.points for v in rest if v is not None])
-    scale = math.log if log else float
+    scale = math.log if log or counts else float
     first, last = scale(xs[0]), scale(xs[-1])
     last = last if last > first else first + 1
 
@@ -256,8 +258,8 @@ def bands(
         parts.append(f'<line class="gridline" x1="{LEFT:g}" x2="{WIDE - right:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 5:g}" y="{y + 4:.1f}" text-anchor="end">{_tick(mark, y_marks)}</text>')
     edge = -math.inf
-    for mark in xs if log else [m for m in ticks(xs[0], xs[-1], 4) if m == int(m)]:
-        text = f"{100 * mark:g} %" if log else f"{mark:g}"
+    for mark in xs if log or counts else [m for m in ticks(xs[0], xs[-1], 4) if m == int(m)]:
+        text = f"{100 * mark:g} %" if log else f"{mark:,.0f}" if counts else f"{mark:g}"
         x, half = across(mark), _LETTER * len(text) / 2
         if x - half > edge:
             parts.append(f'<text x="{x:.1f}" y="{bottom + 16:g}" text-anchor="middle">{text}</text>')

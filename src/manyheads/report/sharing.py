@@ -10,6 +10,7 @@ from ..results import Comparison, Evidence, Grouping, Relatedness, TunedSide
 from . import charts, figures, words
 from .charts import Course, Dot
 from .fronts import of_methods, of_trials
+from .later import life
 from .words import NONE, change, decimals, number, signed
 
 MOST = 30
@@ -82,11 +83,14 @@ class SharingView:
         self.sides = [_side(side) for side in evidence.tuned.sides] if evidence.tuned is not None else []
         self.search = _search(evidence)
         self.costs = _costs(evidence, self.comparisons)
+        self.life = life(evidence)
 
     @property
     def sections(self) -> list[tuple[str, str]]:
         """(id, heading) of what there is."""
         there = (
+            ("kept", "What it did to each task", self.life is not None and self.life.kept),
+            ("few", "With few labels", self.life is not None and self.life.curves),
             ("related", "How related the tasks are", self.sheets),
             ("groups", "Groups that were trained", self.groupings),
             ("methods", "Every method against single-task models", self.drawn),
@@ -102,6 +106,8 @@ class SharingView:
     @property
     def lead(self) -> str:
         """The finding in a sentence."""
+        if self.life is not None:
+            return self.life.lead
         if self.study is not None:
             text = self.study.recommendation
             return text[:1].upper() + text[1:]

@@ -1,0 +1,123 @@
+"""A model's life after training, as its page shows it: every task before and after, and scores with few labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from ..results import Evidence
+from ..results.added import Kept, TransferCurve
+from . import charts
+from .charts import Course
+from .words import NONE, number, signed, span
+
+MOST = 4
+"""Starts that a drawing can tell apart; the table has them all."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """What became of a trained model, section by section.
+
+    Attributes:
+        lead: the finding in a sentence.
+        facts: (name, value) of the change.
+        kept: (task, of which model, metric, before, after, by how much it got better, labels, note) of each task.
+        better, worse: how many of those got better, and worse.
+        unchecked: tasks that could not be scored again.
+        curves: (drawing, heading, protocol, (labels, ...), rows of (start, cells), summary).
+    """
+
+    lead: str
+    facts: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, ...], ...]
+    better: int
+    worse: int
+    unchecked: tuple[str, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores of one task over numbers of labels: a drawing, and the same in a table."""
+
+    drawing: Markup
+    counts: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    summary: str
+    protocol: str
+    left_out: str
+
+
+def life(evidence: Evidence) -> Life | None:
+    """The sections of some evidence; None where it is not about a model's later life.
+
+    Args:
+        evidence: what was found.
+    """
+    added, adapted, merged = evidence.added, evidence.adapted, evidence.merged
+    found = added or adapted or merged
+    if found is None:
+        return None
+    kept = found.kept
+    better, worse = (sum(1 for k in kept if (k.fell < 0 if sign < 0 else k.fell > 0)) for sign in (-1, 1))
+    facts: list[tuple[str, str]] = []
+    if added is not None:
+        score = added.score
+        told = NONE if score is None else f"{score.metric} {number(score.value)} on rows that members held out"
+        facts = [("way", added.way), ("labels", number(added.labels)), ("the new task", told)]
+        alike = "the same, to the bit" if added.identical else "not the same"
+        facts.append(("outputs of the other tasks on the new rows", alike))
+        same = "; the others say what they said" if added.identical else ""
+        lead = f"{added.task} was added, by {added.way}{same}."
+    elif adapted is not None:
+        facts = [("by", adapted.objective), ("rows", number(adapted.rows)), ("parts", number(adapted.folds))]
+        lead = f"The model followed {number(adapted.rows)} rows of a new domain: {_counted(better, worse, len(kept))}."
+    else:
+        assert merged is not None
+        facts = [("way", merged.how), ("models", ", ".join(merged.models)), ("start", merged.start or NONE)]
+        facts += [(f"cosine of {name} with the start", number(near, 3)) for name, near in merged.nearness.items()]
+        lead = f"{len(merged.models)} models became one: {_counted(better, worse, len(kept))}."
+    facts += [(name, number(value)) for name, value in found.settings.items()]
+    unchecked = () if adapted is not None else (added or merged).unchecked  # type: ignore[union-attr]
+    return Life(
+        lead, tuple(facts), tuple(map(_row, kept)), better, worse, tuple(unchecked), tuple(map(_curve, evidence.curves))
+    )
+
+
+def _counted(better: int, worse: int, of: int) -> str:
+    """How many of the tasks got better and worse, in words."""
+    return f"of {of} score{'s' if of != 1 else ''} {better} rose and {worse} fell"
+
+
+def _row(k: Kept) -> tuple[str, ...]:
+    gain = None if k.before is None or k.after is None else -k.fell
+    arrow = "↑" if k.greater_is_better else "↓"
+    return (
+        k.task, k.model, f"{k.metric} {arrow}", number(k.before), number(k.after), signed(gain, 4), number(k.labels),
+        k.note,
+    )  # fmt: skip
+
+
+def _curve(found: TransferCurve) -> Curve:
+    courses = [
+        Course(start, tuple((n, p.mean, p.low, p.high) for n, p in zip(found.counts, points, strict=True)))
+        for start, points in found.starts.items()
+    ]
+    said = "; ".join(f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in courses)
+    drawing = charts.bands(
+        found.task, courses[:MOST], x_name="labels", y_name=found.metric, rank=3, counts=True,
+        words=f"{found.task}, {found.metric}, from {found.counts[0]} to {found.counts[-1]} labels: {said}.",
+    )  # fmt: skip
+    rows = []
+    for start, points in found.starts.items():
+        gains = found.gains.get(start, (None,) * len(points))
+        cells = []
+        for point, gain in zip(points, gains, strict=True):
+            low, high = (None, None) if gain is None else (gain.low, gain.high)
+            sure = low is not None and high is not None and (low > 0 or high < 0)
+            cells.append(f"{number(point.mean)}{'*' if sure else ''} {span((point.low, point.high))}".strip())
+        rows.append((start, tuple(cells)))
+    left = f"Drawn: the first {MOST} starts; the table has all {len(courses)}." if len(courses) > MOST else ""
+    return Curve(drawing, tuple(map(number, found.counts)), tuple(rows), found.summary, found.protocol, left)
