@@ -22,6 +22,7 @@ from ..parallel import run_over
 from ..spec import RunSpec, settled
 from ..tasks import Task
 from ..train import Training
+from .between import PLAIN
 from .parts import Fold, take
 from .spaces import natural, of_predicted
 
@@ -103,8 +104,7 @@ class Source:
     @property
     def simple(self) -> bool:
         """Whether some inputs are numbers or categories."""
-        kinds = ("numeric", "categorical")
-        return any(x.shape[-1] for rows in self.rows.values() for k, x in rows.inputs.items() if k in kinds)
+        return any(x.shape[-1] for rows in self.rows.values() for k, x in rows.inputs.items() if k in PLAIN)
 
     def smaller(self) -> RunSpec:
         """The run with as many members as a model of a fold has."""
@@ -123,7 +123,8 @@ def ask(
     progress: Progress | None = None,
     ledger: Ledger | None = None,
     what: str = "candidates",
-) -> dict[str, Says]:
+    extra: Mapping[str, Taskset] | None = None,
+) -> tuple[dict[str, Says], dict[str, Says]]:
     """What each candidate says of every row that a fold holds out, by models that saw none of the fold.
 
     Each net holds out rows of its own from those it learns from, to know when to stop: what it is asked about has no
@@ -134,27 +135,65 @@ def ask(
         n_jobs, ledger: as in `parallel.run_over`.
         progress: told what is being done.
         what: the word for it.
+        extra: further rows, without labels: what is said of them is a mean over the folds' models.
 
     Returns:
-        candidate -> task -> table -> natural outputs.
+        candidate -> task -> table -> natural outputs, of held-out rows and of the further ones.
     """
     nets = [c for c in candidates if c.word not in BASELINES]
     made = [(c, fold, _nets(source, c, fold, number)) for number, fold in enumerate(found) for c in nets]
     carry([run for _, _, runs in made for run in runs.values()], n_jobs, progress, ledger, f"{what}: nets")
     answer = {c.name: _blank(source, c.tasks) for c in candidates}
+    beyond: dict[str, _Means] = {c.name: _Means() for c in candidates}
     for c, fold, runs in made:
+        held = take(source.rows, fold.held)
         for names, trained in runs.items():
-            _take_in(source, answer[c.name], fold, says(trained.model, source, names, fold))
+            _take_in(answer[c.name], fold, says(trained.model, source.tasks, names, held))
+            for table, own in _labelling(source, extra, names).items():
+                wanted = [t for t in names if t in source.rows[table].tasks]
+                beyond[c.name].add(says(trained.model, source.tasks, wanted, {table: own}))
     rest = [c for c in candidates if c.word in BASELINES]
-    total, done = len(rest) * len(found) * len(source.tasks), 0
+    total, done = sum(len(c.tasks) for c in rest) * len(found), 0
     for c in rest:
         for number, fold in enumerate(found):
             for name in c.tasks:
-                _take_in(source, answer[c.name], fold, _simple(source, c.word, name, fold, number, ledger))
+                held, more = take(source.rows, fold.held), _labelling(source, extra, [name])
+                for table in held:
+                    said = _simple(source, c.word, name, fold, number, ledger, table, held, more)
+                    if said is not None:
+                        _take_in(answer[c.name], fold, {name: {table: said[: len(held[table])]}})
+                        if table in more:
+                            beyond[c.name].add({name: {table: said[len(held[table]) :]}})
                 done += 1
                 if progress is not None:
                     progress(f"{what}: simple models", done, total)
-    return answer
+    return answer, {name: means.values() for name, means in beyond.items()}
+
+
+class _Means:
+    """Means over models of what they say."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, str], Tensor] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def add(self, said: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for task, by_table in said.items():
+            for table, values in by_table.items():
+                key = task, table
+                self.sums[key] = self.sums[key] + values if key in self.sums else values
+                self.counts[key] = self.counts.get(key, 0) + 1
+
+    def values(self) -> Says:
+        found: Says = {}
+        for (task, table), values in self.sums.items():
+            found.setdefault(task, {})[table] = values / self.counts[task, table]
+        return found
+
+
+def _labelling(source: Source, rows: Mapping[str, Taskset] | None, names: Sequence[str]) -> dict[str, Taskset]:
+    """The tables among these whose learning rows may label one of the tasks."""
+    return {t: own for t, own in (rows or {}).items() if set(names) & set(source.rows[t].tasks)}
 
 
 def carry(
@@ -189,46 +228,47 @@ def _nets(source: Source, c: Candidate, fold: Fold, number: int) -> dict[tuple[s
     return runs
 
 
-def says(model: Any, source: Source, names: Sequence[str], fold: Fold) -> dict[str, dict[str, Tensor]]:
-    """What a net says of the rows that a fold holds out, task by task, in the natural space."""
+def says(
+    model: Any, tasks: Mapping[str, Task], names: Sequence[str], rows: Mapping[str, Taskset]
+) -> dict[str, dict[str, Tensor]]:
+    """What a net says of rows, task -> table -> natural outputs (rows, units).
+
+    Args:
+        model: trained.
+        tasks: fitted, by name.
+        names: those that are asked.
+        rows: per table; where they have labels, the tasks that they may label are asked alone.
+    """
     answer: dict[str, dict[str, Tensor]] = {}
-    for table, rows in take(source.rows, fold.held).items():
-        wanted = [t for t in names if t in rows.tasks]
+    for table, own in rows.items():
+        wanted = [t for t in names if not own.blocks or t in own.tasks]
         dtype = next(model.parameters()).dtype
-        for task, output in run(model, rows.to(dtype), wanted, table).items() if wanted else ():
-            answer.setdefault(task, {})[table] = natural(source.tasks[task], output)
+        for task, output in run(model, own.to(dtype), wanted, table).items() if wanted else ():
+            answer.setdefault(task, {})[table] = natural(tasks[task], output)
     return answer
 
 
 def _simple(
-    source: Source, word: str, name: str, fold: Fold, number: int, ledger: Ledger | None
-) -> dict[str, dict[str, Tensor]]:
-    """What a simple model of one task says of the rows that a fold holds out."""
+    source: Source, word: str, name: str, fold: Fold, number: int, ledger: Ledger | None, table: str,
+    held: Mapping[str, Taskset], more: Mapping[str, Taskset],
+) -> Tensor | None:  # fmt: skip
+    """What a simple model of one task says of a table's held-out rows, and of the further ones; None without labels."""
     task, seed = source.tasks[name], seed_of(source.seed, "fold", number) % 2**31
-    answer: dict[str, Tensor] = {}
-    train, held = take(source.rows, fold.within), take(source.rows, fold.held)
-    for table, rows in held.items():
-        if name not in rows.tasks or table not in train:
-            continue
-        index = train[table].known_rows(name)
-        if not len(index):
-            continue
-        target, known, weight = (None if v is None else v[index] for v in train[table].labels(name))
-        x = {k: v[index] for k, v in train[table].inputs.items() if k in ("numeric", "categorical")}
-        asked = {k: v for k, v in rows.inputs.items() if k in ("numeric", "categorical")}
+    rows = source.rows[table].take(fold.within[table])
+    if name not in rows.tasks or not len(index := rows.known_rows(name)):
+        return None
+    target, known, weight = (None if v is None else v[index] for v in rows.labels(name))
+    x = {k: v[index] for k, v in rows.inputs.items() if k in PLAIN}
+    asked = {k: v for k, v in held[table].inputs.items() if k in PLAIN}
+    if table in more:
+        asked = {k: torch.cat([v, more[table].inputs[k]]) for k, v in asked.items()}
 
-        def values(
-            x: Any = x, asked: Any = asked, target: Any = target, known: Any = known, weight: Any = weight,
-            table: str = table,
-        ) -> list[list[float]]:  # fmt: skip
-            fit = BASELINES[word](task, x, source.layouts[table], target, known, weight, seed)
-            return of_predicted(task, fit(asked)).tolist()
+    def values() -> list[list[float]]:
+        fit = BASELINES[word](task, x, source.layouts[table], target, known, weight, seed)
+        return of_predicted(task, fit(asked)).tolist()
 
-        found = values() if ledger is None else ledger.values(
-            [word, task.to_json(), x, asked, target, known, weight, seed, "out of fold"], values
-        )  # fmt: skip
-        answer[table] = torch.tensor(found, dtype=torch.float64)
-    return {name: answer}
+    what = [word, task.to_json(), x, asked, target, known, weight, seed, "out of fold"]
+    return torch.tensor(values() if ledger is None else ledger.values(what, values), dtype=torch.float64)
 
 
 def _blank(source: Source, names: Sequence[str]) -> Says:
@@ -250,7 +290,7 @@ def units(task: Task) -> int:
     return len(task.targets) if task.kind == "multilabel" else 1
 
 
-def _take_in(source: Source, whole: Says, fold: Fold, part: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _take_in(whole: Says, fold: Fold, part: Mapping[str, Mapping[str, Tensor]]) -> None:
     for task, by_table in part.items():
         for table, values in by_table.items():
             whole[task][table][fold.held[table]] = values

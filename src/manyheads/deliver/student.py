@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,18 @@ Targets = Mapping[str, Mapping[str, Tensor]]
 """Task -> table -> natural outputs of its teacher (rows, units), NaN where it says nothing."""
 
 
+class Further(NamedTuple):
+    """Rows without labels, and what the teachers say of them."""
+
+    rows: Mapping[str, Taskset]
+    targets: Targets
+
+
+NONE = Further({}, {})
+
+
 def student(
-    source: Source, spec: RunSpec, targets: Targets, within: Rows, trust: float, seed: int
+    source: Source, spec: RunSpec, targets: Targets, within: Rows, trust: float, seed: int, further: Further = NONE
 ) -> Training | Members:
     r"""A run of all tasks that minimises, per task, a mean over rows of
 
@@ -31,8 +42,9 @@ def student(
 
     with :math:`m_i` the weight of the label (0 where it is missing), :math:`t_i` what the teacher says of row i, a mean
     or probabilities, and :math:`u_i` 1 in rows with a label. Rows without one of the tables that label the task are
-    taught as well; together they weigh at most as much as those with labels. Where the teacher says nothing, the label
-    has its whole weight. When to stop is told by true labels of rows that the net holds out.
+    taught as well, and so are further rows; each kind together weighs at most as much as the rows with labels. Where
+    the teacher says nothing, the label has its whole weight. When to stop is told by true labels of rows that the net
+    holds out.
 
     Squared errors, log losses and the Poisson loss are linear in the target up to what no output changes: there the two
     targets of a row are one, their mean. NOTE[DIFF] For absolute and Huber errors the mean of the targets stands in for
@@ -45,6 +57,7 @@ def student(
         within: the rows that may be learned from.
         trust: lambda, 0 to 1.
         seed: of the run.
+        further: rows that were made up.
 
     Reference:
         Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015. Clark, Luong, Khandelwal, Manning,
@@ -53,13 +66,16 @@ def student(
     train = take(source.rows, within)
     run = make_training(spec, source.layouts, list(source.prepared.tasks), train, {}, seed=seed)
     lessons = {t: lesson(source, t, rows, targets, within[t], trust) for t, rows in train.items()}
+    for t, rows in further.rows.items():
+        lessons[t] = joined(lessons[t], unlabelled(source, t, rows, further.targets, lessons[t], trust))
     for one in run.runs if isinstance(run, Members) else [run]:
         old = one.sampler
+        drawn = {t: torch.cat([index, torch.arange(len(train[t]), len(lessons[t]))]) for t, index in old.within.items()}
         dtype = torch.float64 if one.settings.precision == "64" else torch.float32
         one.sampler = Sampler(
             {t: lessons[t].to(dtype) for t in old.tasksets},
             old.batch_size, mode=old.mode, schedule=old.schedule, temperature=old.temperature,
-            weights=spec.sampling.weights, max_epochs=old.max_epochs, seed=old.seed, within=old.within,
+            weights=spec.sampling.weights, max_epochs=old.max_epochs, seed=old.seed, within=drawn,
             bucket=spec.sampling.bucket, change=old.change,
         )  # fmt: skip
     if isinstance(run, Members):
@@ -84,6 +100,50 @@ def lesson(source: Source, table: str, rows: Taskset, targets: Targets, which: T
         else:
             blocks.append(Block(block.tasks, *parts[0]))
     return Taskset(rows.inputs, tuple(blocks), rows.extra, rows.domain, rows.domains)
+
+
+def unlabelled(
+    source: Source, table: str, rows: Taskset, targets: Targets, taught_rows: Taskset, trust: float
+) -> Taskset:
+    """Rows without labels as lessons.
+
+    Args:
+        rows: of the table, in its columns.
+        targets: what the teachers say of them.
+        taught_rows: the table's lessons with labels; these weigh at most as much.
+        trust: lambda.
+    """
+    blocks = []
+    for block in taught_rows.blocks:
+        parts = []
+        for name in block.tasks:
+            target, known, weight = taught_rows.labels(name)
+            said = targets.get(name, {}).get(table)
+            heard = torch.zeros(len(rows), dtype=torch.bool) if said is None else of_tables(source, rows, name)
+            full = known.new_zeros(len(rows), *known.shape[1:]) | heard.view(-1, *[1] * (known.dim() - 1))
+            share = min(1.0, float((known & (weight > 0)).sum()) / max(int(full.sum()), 1))
+            values = torch.zeros(len(rows), *target.shape[1:]) if said is None else taught(source.tasks[name], said)
+            parts.append((values, full, full * (trust * share)))
+        if block.stacked:
+            target, known, weight = (torch.stack(list(v), 1) for v in zip(*parts, strict=True))
+            blocks.append(Block(block.tasks, target, known, weight, True))
+        else:
+            blocks.append(Block(block.tasks, *parts[0]))
+    return Taskset(rows.inputs, tuple(blocks), rows.extra, rows.domain, rows.domains)
+
+
+def joined(rows: Taskset, more: Taskset) -> Taskset:
+    """The rows of both; columns that are kept by name stay behind."""
+    inputs = {k: torch.cat([v, more.inputs[k]]) for k, v in rows.inputs.items()}
+    blocks = tuple(
+        Block(
+            a.tasks, torch.cat([a.target, b.target]), torch.cat([a.known, b.known]), torch.cat([a.weight, b.weight]),
+            a.stacked,
+        )
+        for a, b in zip(rows.blocks, more.blocks, strict=True)
+    )  # fmt: skip
+    domain = None if rows.domain is None or more.domain is None else torch.cat([rows.domain, more.domain])
+    return Taskset(inputs, blocks, {}, domain, rows.domains)
 
 
 def _mixed(

@@ -15,19 +15,21 @@ from ..blocks import seed_of
 from ..build import Prepared, prepare
 from ..catalog import hint
 from ..compare import Progress
+from ..data import Taskset
 from ..faults import ConfigError
 from ..ledger import Ledger
 from ..members import Members
 from ..spec import RunSpec
-from ..statistics import floats, is_absolute
+from ..statistics import is_absolute
 from ..tasks import Task
 from ..train import Training
 from . import spaces
+from .between import between
 from .candidates import SINGLE, WORDS, Candidate, Says, Source, ask, candidates_of, carry, says
 from .check import BEST, STUDENT, TEACHER, Judged, judge, worse
 from .choice import BLEND, Choice, blended, choose, evidence, part_of
-from .parts import Fold, Rows, levels
-from .student import Targets, branched, student, wider
+from .parts import Fold, Rows, levels, take
+from .student import Further, Targets, branched, student, wider
 from .values import DeliveredTask, Delivery
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Settings:
         members: nets of a model that is asked about a part, at most.
         trust: lambda: the share of the teacher in the student's loss, 0 to 1.
         capacity: the student's hidden width over the joint model's.
+        between: made-up rows per row, on which the student hears its teachers.
         branches: whether tasks that fall behind are given a branch of their own in a second try.
 
     Raises:
@@ -57,6 +60,7 @@ class Settings:
     members: int = 4
     trust: float = 0.5
     capacity: float = 1.0
+    between: float = 1.0
     branches: bool = True
 
     def __post_init__(self) -> None:
@@ -65,7 +69,7 @@ class Settings:
                 raise ConfigError(
                     f"Candidates should be words of {', '.join(WORDS)}. Found `{word}`. {hint(word, WORDS)}"
                 )
-        if self.folds < 3 or self.members < 1 or not 0 <= self.trust <= 1 or not self.capacity > 0:
+        if self.folds < 3 or self.members < 1 or not 0 <= self.trust <= 1 or not self.capacity > 0 or self.between < 0:
             raise ConfigError(
                 "A model should be delivered with 3 folds or more, a member at least, a trust between 0 and 1 and a "
                 f"capacity above 0. Found {self.folds}, {self.members}, {self.trust} and {self.capacity}."
@@ -180,45 +184,54 @@ class _Study:
 
     def result(self) -> Delivered:
         """All of it."""
-        everything = self._ask(self.candidates, self.folds, "candidates")
-        choices = self._choices(everything, self.folds)
-        needed = _needed(self.candidates, choices)
-        inner = self._ask(needed, self.inner, "rehearsal")
-        lessons = self._lessons(inner, self.inner, choices)
+        rows, seed = self.source.rows, self.source.seed
+        made = between(rows, self.how.between, seed)
+        everything, beyond = self._ask(self.candidates, self.folds, "candidates", made)
+        choices = {}
+        for task in self.source.tasks:
+            e = evidence(self.source, everything, self.folds, task)
+            choices[task] = choose(e, BLEND in self.how.words, self.by)
+        lessons = {t: self._by_table(t, choice.teacher) for t, choice in choices.items()}
+        whole = lessons, Further(made, _together(beyond, {t: choice.weights for t, choice in choices.items()}))
+        rehearsal = self._rehearsal(choices)
         spec = wider(self.source.spec, self.source.layouts, self.how.capacity)
-        judged = self._rehearsed(spec, lessons, everything, choices)
+        judged = self._rehearsed(spec, rehearsal, everything, choices)
         first = [t for t, own in judged.items() if _behind(own)]
         apart: list[str] = []
         if first and self.how.branches and len(self.source.tasks) > 1:
             second = branched(spec, self.source.tasks, first)
-            again = self._rehearsed(second, lessons, everything, choices)
+            again = self._rehearsed(second, rehearsal, everything, choices)
             if sum(map(_behind, again.values())) < len(first):
                 judged, spec, apart = again, second, first
-        run = self._trained(spec, self._targets(choices), self._everything(), "student")
+        every = {t: torch.arange(len(own)) for t, own in rows.items()}
+        run = self._trained(spec, whole, every, self.source.spec.seed, "student")
         return Delivered(spec, self.source.prepared, run, self._told(choices, judged, first, apart))
 
     # -- teachers
 
-    def _ask(self, candidates: Sequence[Candidate], found: Sequence[Fold], what: str) -> dict[str, Says]:
+    def _ask(
+        self, candidates: Sequence[Candidate], found: Sequence[Fold], what: str, extra: Mapping[str, Taskset]
+    ) -> tuple[dict[str, Says], dict[str, Says]]:
         return ask(
-            self.source, candidates, found, n_jobs=self.n_jobs, progress=self.tell, ledger=self.ledger, what=what
-        )
+            self.source, candidates, found,
+            n_jobs=self.n_jobs, progress=self.tell, ledger=self.ledger, what=what, extra=extra,
+        )  # fmt: skip
 
-    def _choices(self, says: Mapping[str, Says], found: Sequence[Fold]) -> dict[str, Choice]:
-        blend = BLEND in self.how.words
-        return {t: choose(evidence(self.source, says, found, t), blend, self.by) for t in self.source.tasks}
-
-    def _lessons(self, says: Mapping[str, Says], found: Sequence[Fold], choices: Mapping[str, Choice]) -> Targets:
+    def _rehearsal(self, choices: Mapping[str, Choice]) -> tuple[Targets, Further]:
         """What the same teachers say who know nothing of the first fold; shares of a mixture are found anew there."""
-        answer = {}
+        made = between(take(self.source.rows, self.folds[0].within), self.how.between, self.source.seed)
+        says, beyond = self._ask(_needed(self.candidates, choices), self.inner, "rehearsal", made)
+        lessons: dict[str, dict[str, Tensor]] = {}
+        shares: dict[str, dict[str, float]] = {}
         for task, choice in choices.items():
-            e = evidence(self.source, {c: own for c, own in says.items() if c in choice.weights}, found, task)
-            values = blended(e)[0] if len(e.said) > 1 else next(iter(e.said.values()))
-            answer[task] = self._by_table(task, values)
-        return answer
-
-    def _targets(self, choices: Mapping[str, Choice]) -> Targets:
-        return {task: self._by_table(task, choice.teacher) for task, choice in choices.items()}
+            e = evidence(self.source, {c: own for c, own in says.items() if c in choice.weights}, self.inner, task)
+            if not e.said:  # too few labels are left
+                lessons[task], shares[task] = {}, {}
+                continue
+            only = next(iter(e.said))
+            values, shares[task] = blended(e) if len(e.said) > 1 else (e.said[only], {only: 1.0})
+            lessons[task] = self._by_table(task, values)
+        return lessons, Further(made, _together(beyond, shares))
 
     def _by_table(self, task: str, values: Tensor) -> dict[str, Tensor]:
         """Rows of all tables, one after the other, table by table."""
@@ -227,22 +240,26 @@ class _Study:
 
     # -- the student
 
-    def _everything(self) -> Rows:
-        return {t: torch.arange(len(rows)) for t, rows in self.source.rows.items()}
-
-    def _trained(self, spec: RunSpec, targets: Targets, within: Rows, what: str) -> Training | Members:
-        seed = seed_of(self.source.spec.seed, what) if what != "student" else self.source.spec.seed
-        run = student(self.source, spec, targets, within, self.how.trust, seed)
+    def _trained(
+        self, spec: RunSpec, lessons: tuple[Targets, Further], within: Rows, seed: int, what: str
+    ) -> Training | Members:
+        run = student(self.source, spec, lessons[0], within, self.how.trust, seed, lessons[1])
         carry([run], self.n_jobs, self.tell, self.ledger, what)
         return run
 
     def _rehearsed(
-        self, spec: RunSpec, lessons: Targets, everything: Mapping[str, Says], choices: Mapping[str, Choice]
+        self,
+        spec: RunSpec,
+        lessons: tuple[Targets, Further],
+        everything: Mapping[str, Says],
+        choices: Mapping[str, Choice],
     ) -> dict[str, Judged]:
         """The student without the first fold, judged by it."""
         fold = self.folds[0]
-        run = self._trained(spec, lessons, fold.within, "rehearsal of the student")
-        said = says(run.model, self.source, list(self.source.tasks), fold)
+        seed = seed_of(self.source.seed, "rehearsal")
+        run = self._trained(spec, lessons, fold.within, seed, "rehearsal of the student")
+        tasks = self.source.tasks
+        said = says(run.model, tasks, list(tasks), take(self.source.rows, fold.held))
         found = {}
         for task, choice in choices.items():
             e = evidence(self.source, everything, self.folds, task)
@@ -275,7 +292,7 @@ class _Study:
                 branch="own" if name in apart else "shared",
                 single_value=values.get(BEST), teacher_value=values.get(TEACHER), student_value=values.get(STUDENT),
                 delta=None if single is None else single.mean,
-                absolute=is_absolute(floats([values.get(BEST)]), metric.name),
+                absolute=is_absolute([v for v in [values.get(BEST)] if v is not None], metric.name),
                 interval=(None, None) if single is None else (single.low, single.high),
                 p=None if single is None else single.p,
                 behind=None if teacher is None else teacher.mean,
@@ -303,6 +320,23 @@ def _needed(candidates: Sequence[Candidate], choices: Mapping[str, Choice]) -> l
         if own:
             found.append(replace(c, tasks=own) if c.word in SINGLE else c)
     return found
+
+
+def _together(said: Mapping[str, Says], shares: Mapping[str, Mapping[str, float]]) -> Targets:
+    """What teachers say, where a task may have several: task -> table -> their mixture.
+
+    Args:
+        said: candidate -> what it says.
+        shares: task -> candidate -> its share.
+    """
+    answer: dict[str, dict[str, Tensor]] = {}
+    for task, own in shares.items():
+        tables = dict.fromkeys(t for c in own for t in said.get(c, {}).get(task, {}))
+        for table in tables:
+            parts = {c: said[c][task][table] for c in own if table in said.get(c, {}).get(task, {})}
+            total = sum(own[c] for c in parts)
+            answer.setdefault(task, {})[table] = torch.stack([own[c] / total * v for c, v in parts.items()]).sum(0)
+    return answer
 
 
 def _behind(own: Judged) -> bool:
