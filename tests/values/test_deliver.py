@@ -11,6 +11,7 @@ from manyheads import Learner
 from manyheads.build import prepare, split_parts
 from manyheads.config import check, tasks_of
 from manyheads.deliver import Settings, deliver
+from manyheads.deliver.between import between
 from manyheads.deliver.blend import mixed, weights
 from manyheads.deliver.candidates import Candidate, Source, ask, candidates_of
 from manyheads.deliver.check import worse
@@ -18,7 +19,7 @@ from manyheads.deliver.choice import Evidence, blended, choose
 from manyheads.deliver.parts import folds, levels
 from manyheads.deliver.spaces import check as supported
 from manyheads.deliver.spaces import errors, label, natural, of_predicted, output_of, taught
-from manyheads.deliver.student import lesson
+from manyheads.deliver.student import joined, lesson, unlabelled
 from manyheads.faults import ConfigError
 from manyheads.statistics import Change
 from manyheads.tasks.classification import Binary, Multiclass, Multilabel, Ordinal
@@ -278,6 +279,52 @@ def test_a_table_is_taught_its_own_tasks_alone():
     assert found.labels("a")[1].nonzero().flatten().tolist() == list(range(90))
     assert found.labels("c")[1].nonzero().flatten().tolist() == list(range(90, 150))
     assert found.labels("c")[0].shape == (150, 3)
+
+
+def test_rows_between_rows_have_no_new_value_and_no_new_columns_of_parents(rng):
+    frame = table()
+    frame["kind"] = rng.integers(0, 3, len(frame)).astype(str)
+    source = source_of(frame, spec_of())
+    rows = source.rows["table"]
+    made = between(source.rows, 0.5, 3)["table"]
+    assert len(made) == 75
+    assert not made.blocks
+    again = between(source.rows, 0.5, 3)["table"]
+    for kind, values in made.inputs.items():
+        assert torch.equal(values, again.inputs[kind])
+        for column in range(values.shape[1]):
+            assert torch.isin(values[:, column], rows.inputs[kind][:, column]).all()
+    # each row has a nearest neighbour among all (500 are drawn, there are 150) and two parents at most, found slowly
+    x, kinds = rows.inputs["numeric"], rows.inputs["categorical"]
+    apart = torch.cdist(x, x).square() + (kinds.unsqueeze(1) != kinds.unsqueeze(0)).sum(-1)
+    apart.fill_diagonal_(torch.inf)
+    nearest = apart.argmin(1)
+    for i in range(len(made)):
+        own = torch.cat([made.inputs["numeric"][i], made.inputs["categorical"][i].float()])
+        parents = torch.cat([x, kinds.float()], 1)
+        fits = (parents == own) | (parents[nearest] == own)
+        assert bool(fits.all(1).any())
+    assert between(source.rows, 0.0, 3) == {}
+
+
+def test_made_up_rows_are_heard_as_much_as_labels_at_most():
+    frame, spec = table(), spec_of()
+    source = source_of(frame, spec)
+    rows, trust = source.rows["table"], 0.4
+    made = between(source.rows, 1.0, 0)["table"]
+    said = {"a": {"table": torch.full((150, 1), 3.0).double()}, "c": {"table": torch.full((150, 3), 1 / 3).double()}}
+    plain = lesson(source, "table", rows, {}, torch.arange(150), trust)
+    whole = joined(plain, unlabelled(source, "table", made, said, plain, trust))
+    assert len(whole) == 300
+    target, known, weight = whole.labels("a")
+    assert bool(known.all())
+    assert target[150:].tolist() == [3.0] * 150
+    torch.testing.assert_close(weight, torch.tensor([1.0] * 150 + [trust] * 150))
+    assert whole.labels("b")[1].sum() == rows.labels("b")[1].sum()  # nobody says anything of it
+    few = lesson(source, "table", rows, {}, torch.arange(150), trust)
+    b = unlabelled(source, "table", made, {"b": {"table": torch.zeros(150, 1).double()}}, few, trust).labels("b")
+    assert float(b[2].sum()) == pytest.approx(trust * float(rows.labels("b")[1].sum()), rel=1e-5)
+    assert whole.labels("c")[0].shape == (300, 3)
 
 
 QUICK = Settings(words=("alone", "blend"), folds=3, members=2)
