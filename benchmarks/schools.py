@@ -29,8 +29,8 @@ from .adapting import Net, outputs, step, weights_of
 PUPILS = (5, 10, 20)
 META = ("maml", "metasgd", "reptile")
 SHAPE = Shape((PUPILS[0], PUPILS[-1]), 20, 16)
-GRID = dict.fromkeys((0.003, 0.01, 0.03, 0.1, 0.3), (0, 1, 2, 3, 5, 10, 20, 30))
-LONG = dict.fromkeys((0.01, 0.03, 0.1, 0.2), (10, 30, 100, 300))
+GRID = dict.fromkeys((0.001, 0.003, 0.01, 0.03, 0.1), (0, 1, 2, 3, 5, 10, 20, 30))
+LONG = dict.fromkeys((0.01, 0.03, 0.1), (10, 30, 100))
 """Rate -> numbers of steps; the long ones are for a start from scratch."""
 FACTORS = dict.fromkeys((0.5, 1.0, 2.0), (0, 1, 2, 3, 5))
 """The same for learned rates, which are multiplied."""

@@ -171,7 +171,8 @@ def over_counts(
         task=task.name, metric=score.metric, greater_is_better=score.greater_is_better, counts=tuple(counts),
         starts=points, gains=gains, seeds=seeds, test_labels=score.labels,
         protocol=f"{seeds} draws of labels, one test set of {score.labels} labels; plain 95 % t intervals over draws, "
-        "gains paired by draw, not adjusted for the number of counts and ways.",
+        "gains paired by draw, not adjusted for the number of counts and ways. Draws of more than half of the labels "
+        "overlap, so that their intervals are too narrow.",
         summary=_summary(task.name, counts, gains),
     )  # fmt: skip
 

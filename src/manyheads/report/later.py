@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -73,22 +74,25 @@ def life(evidence: Evidence) -> Life | None:
         lead = f"{added.task} was added, by {added.way}{same}."
     elif adapted is not None:
         facts = [("by", adapted.objective), ("rows", number(adapted.rows)), ("parts", number(adapted.folds))]
-        lead = f"The model followed {number(adapted.rows)} rows of a new domain: {_counted(better, worse, len(kept))}."
+        lead = f"The model followed {number(adapted.rows)} rows of a new domain: {_counted(kept, better, worse)}."
     else:
         assert merged is not None
         facts = [("way", merged.how), ("models", ", ".join(merged.models)), ("start", merged.start or NONE)]
         facts += [(f"cosine of {name} with the start", number(near, 3)) for name, near in merged.nearness.items()]
-        lead = f"{len(merged.models)} models became one: {_counted(better, worse, len(kept))}."
-    facts += [(name, number(value)) for name, value in found.settings.items()]
+        lead = f"{len(merged.models)} models became one: {_counted(kept, better, worse)}."
+    facts += [(name, number(value)) for name, value in found.settings.items() if value is not None]
     unchecked = () if adapted is not None else (added or merged).unchecked  # type: ignore[union-attr]
     return Life(
         lead, tuple(facts), tuple(map(_row, kept)), better, worse, tuple(unchecked), tuple(map(_curve, evidence.curves))
     )
 
 
-def _counted(better: int, worse: int, of: int) -> str:
-    """How many of the tasks got better and worse, in words."""
-    return f"of {of} score{'s' if of != 1 else ''} {better} rose and {worse} fell"
+def _counted(kept: Sequence[Kept], better: int, worse: int) -> str:
+    """How many of the scores rose and fell, in words; of a single one, from where to where."""
+    if len(kept) == 1:
+        (k,) = kept
+        return f"{k.metric} of {k.task} went from {number(k.before)} to {number(k.after)}"
+    return f"of {len(kept)} scores {better} got better and {worse} worse"
 
 
 def _row(k: Kept) -> tuple[str, ...]:
