@@ -5,6 +5,8 @@ Sinusoids: y = a sin(x - p), 10 points to adapt to; the squared error on 100 oth
 none. Omniglot (`characters`): an alphabet held out. School (`schools`): new schools of which few pupils are known.
 Speed: meta-steps of MAML with episodes side by side, against one after the other.
 
+Seconds are those of the processor: one thread, so that of two cores the other one is free for a second run.
+
 ``--cache FILE`` keeps what was found cell by cell, and takes it up again; ``--only maml,proto`` runs some cells;
 ``--held Greek`` holds out another alphabet and leaves Korean out, which is how settings were chosen.
 """
@@ -86,10 +88,10 @@ def sinusoid(word: str, seed: int, iterations: int, n_test: int) -> dict[str, An
     objective.attach(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     random = torch.Generator().manual_seed(seed)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(iterations):
         step(model, objective, curve_batch(random), optimizer)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     x, y = curves(torch.Generator().manual_seed(10_000 + seed), n_test, SHOTS + 100)
     found: dict[str, Any] = {"iterations": iterations, "seconds": seconds}
     weights = {n: p.detach() for n, p in model.named_parameters()}
@@ -167,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = given.only.split(",") if given.only else [*cells, "speed"]
     for word, cell in cells.items():
         if word in wanted and word not in cache:
-            started = time.perf_counter()
+            started = time.process_time()
             cache[word] = cell()
-            cache[word]["whole"] = time.perf_counter() - started
+            cache[word]["whole"] = time.process_time() - started
             if given.cache:
                 given.cache.write_text(json.dumps(cache, indent=1))
         for name, figures in cache.get(word, {}).items() if word == "school" and word in wanted else ():
@@ -186,7 +188,7 @@ def judge(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> None:
     """The checks."""
     if len(found) > 1:
         minutes = sum(own["whole"] for own in found.values()) / 60
-        bench.check("minutes of all that is above but speed", minutes, "<=", 15.0)
+        bench.check("minutes of one core, of all that is above but speed", minutes, "<=", 15.0)
     for word, bounds in BOUNDS.items():
         for n, bound in zip((1, 10), bounds, strict=True):
             if word in found:
