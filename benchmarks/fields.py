@@ -101,30 +101,24 @@ RECIPES = {
     "hillstrom_esmm": Recipe("recommendation", changes=("model.members=1",)),
     "movielens": Recipe("recommendation", OTHERS, "ratings", (), "a bias for each user and each film"),
     "tox21": Recipe("health", OTHERS, "formulas", ("model.members=1", "trainer.max_epochs=12"), _FORMULAS),
-    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=12_000),
     "mimic3_demo": Recipe("health"),
-    "snips": Recipe(
-        "language", OTHERS, "text", ("trainer.max_epochs=4", "optim.scheduler.gamma=0.6"), _WORDS
-    ),
-    "ewt": Recipe("language", OTHERS, "text", ("trainer.max_epochs=8",), _WORDS),
-    "language": Recipe("language", OTHERS, "text", ("trainer.max_epochs=8", "optim.scheduler.gamma=0.8"), _WORDS),
+    "snips": Recipe("language", OTHERS, "text", ("trainer.max_epochs=3", "optim.scheduler.gamma=0.5"), _WORDS),
+    "fsdd_digits": Recipe("speech", OTHERS, "sound", ("trainer.max_epochs=8", "optim.scheduler.T_max=8"), _SOUND),
+    "multifashion": Recipe("vision", OTHERS, "pictures", ("trainer.max_epochs=10",), _PICTURES),
+    "pets": Recipe("vision", OTHERS, "pictures", ("trainer.max_epochs=14",), _PICTURES),
+    "ewt": Recipe("language", OTHERS, "text", ("trainer.max_epochs=6",), _WORDS),
     "fsdd": Recipe(
         "speech",
         OTHERS,
         "sound",
         (
             "data.format.strings.passes.train=1", "data.format.strings.passes.valid=1",
-            "data.format.strings.passes.test=2", "trainer.max_epochs=12", "optim.scheduler.T_max=12",
+            "data.format.strings.passes.test=2", "trainer.max_epochs=10", "optim.scheduler.T_max=10",
         ),
         _SOUND,
     ),
-    "fsdd_digits": Recipe("speech", OTHERS, "sound", ("trainer.max_epochs=8", "optim.scheduler.T_max=8"), _SOUND),
-    "multifashion": Recipe(
-        "vision", OTHERS, "pictures", ("trainer.max_epochs=12",), _PICTURES
-    ),
-    "pets": Recipe(
-        "vision", OTHERS, "pictures", ("trainer.max_epochs=16",), _PICTURES
-    ),
+    "language": Recipe("language", OTHERS, "text", ("trainer.max_epochs=7", "optim.scheduler.gamma=0.8"), _WORDS),
+    "diabetes130": Recipe("health", changes=("model.members=1", "trainer.max_epochs=10"), rows=8_000),
     "camvid": Recipe("vision", OTHERS, "pictures", ("trainer.max_epochs=8",), _PICTURES),
     "snips_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
     "ewt_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
