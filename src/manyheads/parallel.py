@@ -7,8 +7,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def run_over(
     Args:
         progress: called with (runs done, runs), from time to time.
         n_jobs: processes; 1 stays in this one.
-        backend: a word of `BACKENDS`; for dask, ``dask=ADDRESS`` names a scheduler (else the client that there is, or
-            a cluster of `n_jobs` processes here).
+        backend: a word of `BACKENDS`; ``dask=ADDRESS`` and ``ray=ADDRESS`` name a cluster (else the one that there is,
+            or one of `n_jobs` processes here).
         ledger: runs that it has are not done again, and the others are put there as their shares end.
 
     Returns:
@@ -116,9 +117,13 @@ def _divided(
         stack.enter_context(workers(backend, n_jobs))
         if here:
             stack.enter_context(_watching(marks, tell, len(trainings)))
-        order = "list" if ledger is None else "generator"
-        work = Parallel(n_jobs=n_jobs, return_as=order)
-        outcomes = work(delayed(_carry)(share, str(marks) if here else None, word != "threading") for share in shares)
+        calls = [delayed(_carry)(share, str(marks) if here else None, word != "threading") for share in shares]
+        outcomes: Iterable[list[Ended]]
+        if word == "ray":  # its results come all at once: a wave at a time, so that what has ended is kept
+            work = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1))
+            outcomes = chain.from_iterable(work(calls[k : k + n_jobs]) for k in range(0, len(calls), n_jobs))
+        else:
+            outcomes = Parallel(n_jobs=n_jobs, return_as="list" if ledger is None else "generator")(calls)
         for share, found in zip(shares, outcomes, strict=True):
             for training, end in zip(share, found, strict=True):
                 _ended(training, end)
@@ -136,7 +141,7 @@ def workers(backend: str, n_jobs: int) -> Iterator[None]:
     """joblib's settings for a backend; a cluster that is made here ends here.
 
     Args:
-        backend: a word of `BACKENDS`, ``dask=ADDRESS`` too.
+        backend: a word of `BACKENDS`, ``dask=ADDRESS`` and ``ray=ADDRESS`` too.
         n_jobs: processes of a cluster that is made here.
 
     Raises:
@@ -159,38 +164,31 @@ def workers(backend: str, n_jobs: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
         return
-    if word == "ray":
-        try:
-            from ray.util.joblib import register_ray
-        except ImportError:
-            raise ConfigError(
-                "`--backend ray` should find the package ray. Found none; pip install ray, or use `--backend dask`."
-            ) from None
-        register_ray()
-        with parallel_config("ray"):
-            yield
-        return
     with cluster(backend, n_jobs), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph")
-        with parallel_config("dask"):
+        with parallel_config(word):
             yield
 
 
 @contextmanager
 def cluster(backend: str, n_jobs: int) -> Iterator[None]:
-    """For dask, the client that there is, or one for as long as this lasts, so that several calls share a cluster.
+    """For dask and ray, the cluster that there is, or one for as long as this lasts, so that several calls share it.
 
     Args:
         backend, n_jobs: as in `workers`; nothing is done for other backends.
 
     Raises:
-        ConfigError: the scheduler does not answer.
-        MissingExtra: dask is not installed.
+        ConfigError: the cluster does not answer.
+        MissingExtra: the backend's package is not installed.
     """
     word, address = _word(backend)
-    if word != "dask":
+    made = {"dask": _dask, "ray": _ray}.get(word)
+    with nullcontext() if made is None else made(address, n_jobs):
         yield
-        return
+
+
+@contextmanager
+def _dask(address: str, n_jobs: int) -> Iterator[None]:
     try:
         from distributed import Client, default_client
     except ImportError:
@@ -211,6 +209,31 @@ def cluster(backend: str, n_jobs: int) -> Iterator[None]:
         ) from None
     with client:
         yield
+
+
+@contextmanager
+def _ray(address: str, n_jobs: int) -> Iterator[None]:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise MissingExtra("`--backend ray`", "ray") from None
+    register_ray()
+    if ray.is_initialized():
+        yield
+        return
+    there = address or os.environ.get("RAY_ADDRESS", "")
+    how: dict[str, Any] = {"address": there} if there else {"num_cpus": max(n_jobs, 1), "include_dashboard": False}
+    try:
+        ray.init(**how, log_to_driver=False, logging_level="error")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"`--backend ray={there}` should name a cluster that answers. Found that it does not: {error}."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _shares(trainings: Sequence[Training], n_jobs: int) -> list[list[Training]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from manyheads.compare.fractions import label_fractions, thinned
 from manyheads.compare.methods import compare_methods, result
 from manyheads.compare.ways import axes_of, is_axis, ways
 from manyheads.data.splits import PARTS
-from manyheads.faults import ConfigError
+from manyheads.faults import ConfigError, MissingExtra
 from manyheads.ledger import Ledger
-from manyheads.parallel import run_over
+from manyheads.parallel import cluster, run_over
 from manyheads.results import Comparison, MethodStudy, Record, TaskComparison
 from manyheads.tasks.classification import Binary, Multiclass
 from manyheads.tasks.regression import Regression
@@ -355,6 +357,29 @@ def test_a_dask_cluster_finds_what_one_process_finds(tmp_path):
     assert done > 0  # the cluster has had work
     assert told[-1] == ("single-task models", 8, 8)
     assert len(list(Path(tmp_path).glob("*.pt"))) == len(found)
+
+
+@pytest.mark.slow  # every stage has workers of its own, each of which imports torch
+def test_a_ray_cluster_finds_what_one_process_finds(tmp_path):
+    ray = pytest.importorskip("ray")
+    here, told = _histories(), []
+    one = study_of(["sharing=hard,mmoe"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ray's own
+        with cluster("ray", 2):
+            one.train(n_jobs=2, backend="ray", ledger=Ledger(tmp_path), progress=lambda *words: told.append(words))
+            assert ray.is_initialized()
+        assert not ray.is_initialized()  # what was started here ends here
+    found = [[(r.epoch, r.metric, r.value) for r in run.history if r.value is not None] for run in runs_of(one)]
+    _same(here, found)
+    assert told[-1] == ("single-task models", 8, 8)
+    assert len(list(Path(tmp_path).glob("*.pt"))) == len(found)
+
+
+def test_what_a_backend_needs_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"`--backend ray` needs the extra `ray`"), cluster("ray", 1):
+        pass
 
 
 def test_an_unknown_backend_is_refused():

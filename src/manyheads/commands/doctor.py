@@ -43,6 +43,7 @@ EXTRAS = {
     "text": ("transformers", "tokenizers"),
     "tune": ("optuna",),
     "cluster": ("dask", "distributed"),
+    "ray": ("ray",),
 }
 """Extra of pyproject.toml -> what it installs."""
 
