@@ -217,7 +217,8 @@ def _figures(source: Source, said: Any, fold: Fold, delivery: Any, by: str | Non
         "chosen": {t: own.chosen for t, own in delivery.tasks.items()},
         "branch": {t: own.branch for t, own in delivery.tasks.items()},
         "said kept": {t: own.kept for t, own in delivery.tasks.items()},
-        "first": list(delivery.first),
+        "student": delivery.student,
+        "behind": {word: list(own) for word, own in delivery.behind.items()},
         "worse": {t: worse(own.single) for t, own in judged.items()},
         "rows": {t: [own.single.mean, own.single.low, own.single.high, own.single.p] for t, own in judged.items()},
     }

@@ -14,12 +14,12 @@ from manyheads.deliver import Settings, deliver
 from manyheads.deliver.between import between
 from manyheads.deliver.blend import mixed, weights
 from manyheads.deliver.candidates import Candidate, Source, ask, candidates_of
-from manyheads.deliver.check import worse
+from manyheads.deliver.check import Judged, worse
 from manyheads.deliver.choice import Evidence, blended, choose
 from manyheads.deliver.parts import folds, levels
 from manyheads.deliver.spaces import check as supported
 from manyheads.deliver.spaces import errors, label, natural, of_predicted, output_of, taught
-from manyheads.deliver.student import joined, lesson, unlabelled
+from manyheads.deliver.student import NONE, joined, lesson, unlabelled
 from manyheads.faults import ConfigError
 from manyheads.statistics import Change
 from manyheads.tasks.classification import Binary, Multiclass, Multilabel, Ordinal
@@ -374,6 +374,47 @@ def test_a_learner_delivers_a_model_that_loads_alone(tmp_path):
     before = learner.predict(frame)
     learner.save(tmp_path / "model")
     pd.testing.assert_frame_equal(Learner.load(tmp_path / "model").predict(frame), before)
+
+
+@pytest.mark.parametrize(
+    ("late", "student", "own"),
+    [
+        ([()], "plain", set()),
+        ([("b",), ()], "richer", set()),
+        ([("a", "b"), ("b",), ()], "branches", {"b"}),
+        ([("a",), ("a",), ("a",)], "plain", set()),
+    ],
+)
+def test_tasks_that_are_behind_get_more_and_then_branches(monkeypatch, late, student, own):
+    """What is rehearsed is told by a script: which tasks are behind at each try."""
+    rest, specs = list(late), []
+
+    def rehearsed(self, spec, *_):
+        specs.append(spec)
+        gone = rest.pop(0)
+        bad, good = Change(-0.1, -0.2, -0.05, 0.01), Change(0.0, -0.1, 0.1, 0.9)
+        values = {"student": 0.4, "teacher": 0.5, "single": 0.5}
+        return {t: Judged(values, bad if t in gone else good, good) for t in "abc"}
+
+    for place in ("candidates", "study"):  # nobody has to learn anything here
+        monkeypatch.setattr(f"manyheads.deliver.{place}.carry", lambda runs, *_: [run.close() for run in runs])
+    monkeypatch.setattr("manyheads.deliver.study._Study._rehearsed", rehearsed)
+    monkeypatch.setattr("manyheads.deliver.study._Study._rehearsal", lambda *_: ({}, NONE))
+    spec = spec_of(model={"encoder": {"name": "tabular", "d_hidden": 4, "n_layers": 1}, "members": 2})
+    tables, tasks = {"table": table(60)}, tasks_of(spec)
+    parts = {"table": np.full(60, "train")}
+    found = deliver(spec, tasks, tables, parts, settings=Settings(words=("alone",), folds=3, members=2, between=0))
+    assert found.delivery.student == student
+    assert list(found.delivery.behind.values()) == late
+    assert {t for t, row in found.delivery.tasks.items() if row.branch == "own"} == own
+    assert found.delivery.kept == (not late[-1])
+    if len(late) > 1:
+        assert specs[1].model.encoder.settings["embedding"] == "piecewise"
+        assert specs[1].model.encoder.settings["d_hidden"] == 8
+    sharing = found.training.runs[0].model.sharing
+    assert type(sharing).__name__ == ("Tree" if own else "Hard")
+    if own:  # nothing that learns is common to `b` and the others
+        assert found.spec.model.sharing.settings["groups"] == [["a", "c"], ["b"]]
 
 
 def test_what_is_worse_is_worse_beyond_noise():

@@ -147,12 +147,10 @@ def settings_of(candidates: Sequence[str] | None, groups: Path | None, texts: Se
 def remarks(found: Delivery) -> list[str]:
     """What should not go unsaid: promises that are not kept, branches, students behind their teachers."""
     said = []
-    apart = [t for t, own in found.tasks.items() if own.branch == "own"]
-    if apart:
-        said.append(
-            f"{', '.join(apart)}: behind with everything shared, so given a branch of "
-            f"{'its' if len(apart) == 1 else 'their'} own in the same model."
-        )
+    late = next(iter(found.behind.values()), ())
+    if late:
+        now = f"The student is `{found.student}`, the best of {', '.join(f'`{word}`' for word in found.behind)}."
+        said.append(f"{', '.join(late)}: behind with the joint model's own architecture. {now}")
     for task, own in found.tasks.items():
         if not own.kept:
             said.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -194,7 +194,24 @@ def wider(spec: RunSpec, layouts: Mapping[str, object], factor: float) -> RunSpe
     return spec.model_copy(update={"model": model.model_copy(update={"encoder": encoder})})
 
 
-def branched(spec: RunSpec, tasks: Mapping[str, Task], apart: list[str]) -> RunSpec:
+def richer(spec: RunSpec, layouts: Mapping[str, object]) -> RunSpec | None:
+    """The run with piecewise-linear embeddings of its numbers, which say steps as trees do, and twice the width.
+
+    Returns:
+        None for an encoder that has no such thing, or has it already.
+
+    Reference:
+        Gorishniy, Rubachev, Babenko: On embeddings for numerical features in tabular deep learning, 2022.
+    """
+    encoder = settled(spec.model, layouts).encoder
+    if encoder.name.lower() != "tabular" or encoder.settings.get("embedding", "none") != "none":
+        return None
+    spec = wider(spec, layouts, 2.0)
+    own = Part.of({"name": spec.model.encoder.name} | spec.model.encoder.settings | {"embedding": "piecewise"})
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"encoder": own})})
+
+
+def branched(spec: RunSpec, tasks: Mapping[str, Task], apart: Sequence[str]) -> RunSpec:
     """The run in which these tasks have all stages to themselves, inside the same model."""
     groups = [[t for t in tasks if t not in apart], *([t] for t in tasks if t in apart)]
     sharing = Part.of({"name": "tree", "groups": [g for g in groups if g], "from_stage": 0})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from .candidates import SINGLE, WORDS, Candidate, Says, Source, ask, candidates_
 from .check import BEST, STUDENT, TEACHER, Judged, judge, worse
 from .choice import BLEND, Choice, blended, choose, evidence, part_of
 from .parts import Fold, Rows, levels, take
-from .student import Further, Targets, branched, student, wider
+from .student import Further, Targets, branched, richer, student, wider
 from .values import DeliveredTask, Delivery
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Settings:
         trust: lambda: the share of the teacher in the student's loss, 0 to 1.
         capacity: the student's hidden width over the joint model's.
         between: made-up rows per row, on which the student hears its teachers.
-        branches: whether tasks that fall behind are given a branch of their own in a second try.
+        richer: whether a student with tasks behind is tried with piecewise-linear embeddings and twice the width.
+        branches: whether tasks that are behind still are given a branch of their own.
 
     Raises:
         ConfigError: a number that cannot be, an unknown word.
@@ -61,6 +62,7 @@ class Settings:
     trust: float = 0.5
     capacity: float = 1.0
     between: float = 1.0
+    richer: bool = True
     branches: bool = True
 
     def __post_init__(self) -> None:
@@ -114,8 +116,9 @@ def deliver(
 
     Whether the promise holds is seen in a rehearsal: the chosen candidates and the student are made once more from rows
     that leave the first fold (or the validation part that was given) out, and that fold judges the student against the
-    best single-task model and against its teacher. Tasks that fall behind beyond noise get a branch of their own in the
-    same model, and are judged again. Then the student is trained on all rows. The test part is never read.
+    best single-task model and against its teacher. Where tasks are behind beyond noise, a richer encoder is tried, and
+    then branches of their own in the same model; the student that fewest are behind with is taken. Then it is trained
+    on all rows. The test part is never read.
 
     Args:
         spec: the run.
@@ -194,18 +197,10 @@ class _Study:
         lessons = {t: self._by_table(t, choice.teacher) for t, choice in choices.items()}
         whole = lessons, Further(made, _together(beyond, {t: choice.weights for t, choice in choices.items()}))
         rehearsal = self._rehearsal(choices)
-        spec = wider(self.source.spec, self.source.layouts, self.how.capacity)
-        judged = self._rehearsed(spec, rehearsal, everything, choices)
-        first = [t for t, own in judged.items() if _behind(own)]
-        apart: list[str] = []
-        if first and self.how.branches and len(self.source.tasks) > 1:
-            second = branched(spec, self.source.tasks, first)
-            again = self._rehearsed(second, rehearsal, everything, choices)
-            if sum(map(_behind, again.values())) < len(first):
-                judged, spec, apart = again, second, first
+        best, tried = self._best(rehearsal, everything, choices)
         every = {t: torch.arange(len(own)) for t, own in rows.items()}
-        run = self._trained(spec, whole, every, self.source.spec.seed, "student")
-        return Delivered(spec, self.source.prepared, run, self._told(choices, judged, first, apart))
+        run = self._trained(best.spec, whole, every, self.source.spec.seed, "student")
+        return Delivered(best.spec, self.source.prepared, run, self._told(choices, best, tried))
 
     # -- teachers
 
@@ -247,6 +242,25 @@ class _Study:
         carry([run], self.n_jobs, self.tell, self.ledger, what)
         return run
 
+    def _best(
+        self, lessons: tuple[Targets, Further], everything: Mapping[str, Says], choices: Mapping[str, Choice]
+    ) -> tuple[_Try, dict[str, tuple[str, ...]]]:
+        """(the student that fewest tasks are behind with, what was tried -> the tasks that were behind with it)."""
+        spec = wider(self.source.spec, self.source.layouts, self.how.capacity)
+        best = _Try("plain", spec, (), self._rehearsed(spec, lessons, everything, choices))
+        tried = {best.word: best.behind}
+        for word in ("richer", "branches"):
+            if not best.behind or not getattr(self.how, word):
+                continue
+            apart = best.behind if word == "branches" else ()
+            other = branched(best.spec, self.source.tasks, apart) if apart else richer(best.spec, self.source.layouts)
+            if other is None or len(self.source.tasks) == len(apart) == 1:
+                continue
+            again = _Try(word, other, apart, self._rehearsed(other, lessons, everything, choices))
+            tried[word] = again.behind
+            best = again if len(again.behind) < len(best.behind) else best
+        return best, tried
+
     def _rehearsed(
         self,
         spec: RunSpec,
@@ -276,12 +290,10 @@ class _Study:
 
     # -- words
 
-    def _told(
-        self, choices: Mapping[str, Choice], judged: Mapping[str, Judged], first: Sequence[str], apart: Sequence[str]
-    ) -> Delivery:
+    def _told(self, choices: Mapping[str, Choice], best: _Try, tried: dict[str, tuple[str, ...]]) -> Delivery:
         rows = {}
         for name, task in self.source.tasks.items():
-            choice, own = choices[name], judged.get(name)
+            choice, own = choices[name], best.judged.get(name)
             metric = metrics.find(task.metrics[0])
             values = {} if own is None else own.values
             single, teacher = (None, None) if own is None else (own.single, own.teacher)
@@ -289,7 +301,7 @@ class _Study:
                 metric=metric.name, greater_is_better=metric.greater_is_better, candidates=choice.values,
                 single=choice.single, chosen=choice.name,
                 weights=choice.weights if choice.name == BLEND else {},
-                branch="own" if name in apart else "shared",
+                branch="own" if name in best.apart else "shared",
                 single_value=values.get(BEST), teacher_value=values.get(TEACHER), student_value=values.get(STUDENT),
                 delta=None if single is None else single.mean,
                 absolute=is_absolute([v for v in [values.get(BEST)] if v is not None], metric.name),
@@ -303,13 +315,27 @@ class _Study:
             )  # fmt: skip
         held = sum(map(len, self.folds[0].held.values()))
         return Delivery(
-            tasks=rows, folds=len(self.folds), rows=held, first=tuple(first),
+            tasks=rows, folds=len(self.folds), rows=held, student=best.word, behind=tried,
             protocol=(
                 f"Candidates were asked about {len(self.folds)} parts of the rows, having learned from the others. The "
                 f"student was rehearsed without the {held:,} rows that judge it; intervals are over those rows (95 %), "
                 "p values Holm-adjusted over tasks."
             ),
         )  # fmt: skip
+
+
+class _Try(NamedTuple):
+    """A student as it was rehearsed."""
+
+    word: str
+    spec: RunSpec
+    apart: tuple[str, ...]
+    judged: Mapping[str, Judged]
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The tasks that are behind."""
+        return tuple(t for t, own in self.judged.items() if worse(own.single) or worse(own.teacher))
 
 
 def _needed(candidates: Sequence[Candidate], choices: Mapping[str, Choice]) -> list[Candidate]:
@@ -337,7 +363,3 @@ def _together(said: Mapping[str, Says], shares: Mapping[str, Mapping[str, float]
             total = sum(own[c] for c in parts)
             answer.setdefault(task, {})[table] = torch.stack([own[c] / total * v for c, v in parts.items()]).sum(0)
     return answer
-
-
-def _behind(own: Judged) -> bool:
-    return worse(own.single) or worse(own.teacher)

@@ -48,8 +48,10 @@ class Delivery(Value):
     folds: int
     rows: int
     """Rows of the rehearsal."""
-    first: tuple[str, ...]
-    """Tasks that were behind at the first try, with everything shared."""
+    student: str
+    """``plain``: the joint model's architecture; ``richer``: with more in its encoder; ``branches``: with branches."""
+    behind: dict[str, tuple[str, ...]]
+    """What was tried -> the tasks that were behind with it."""
     protocol: str
 
     @property
