@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..copies import Copies, Place, leaves, part, side_by_side, stack
+from ..copies import Copies, leaves, part, side_by_side, stack
 from ..data import Inputs
 from ..encoders import Encoder
 from ..ranges import Range, log
@@ -143,24 +143,17 @@ class Mixing(Sharing):
                 trace.add(cost, task)
             if trace.noting:
                 self._tell(tasks, gate.expected(raw), trace)
+        own = self.own.weights(tasks)
         weights: dict[str, Tensor] = {}
         for a, group in zip(share.unbind(1), self.groups, strict=True):
-            weights |= self._mixture(a, group, tasks)
+            places = [self._places[i] for i in group]
+            shared = [holder._parameters[key] for _, holder, key in places]
+            names = [name for name, _, _ in places]
+            weights |= zip(names, _Mixture.apply(a, *shared, *(own[name] for name in names)), strict=True)
         if self.own.batchable and len(tasks) > 1:
             return side_by_side(self.own[tasks[0]], weights, z, own_input=False)
         each = [{name: w[i] for name, w in weights.items()} for i in range(len(tasks))]
         return stack([functional_call(self.own[t], w, (z,)) for t, w in zip(tasks, each, strict=True)])
-
-    def _mixture(self, a: Tensor, group: Sequence[int], tasks: Sequence[str]) -> dict[str, Tensor]:
-        """The mixtures of some weights, all as one row per task: name -> (tasks, ...)."""
-        shared = _leaves(self._places, group)
-        own = [leaf for task in tasks for leaf in _leaves(self.own.places(task), group)]
-        rows = _Mixture.apply(a, _Row.apply(*shared), _Row.apply(*own).view(len(tasks), -1))
-        parts = rows.split([leaf.numel() for leaf in shared], 1)
-        return {
-            self._places[i][0]: part.reshape(-1, *leaf.shape)
-            for i, leaf, part in zip(group, shared, parts, strict=True)
-        }
 
     def _tell(self, tasks: Sequence[str], expected: Tensor, trace: Trace) -> None:
         for task, fractions in zip(tasks, expected, strict=True):
@@ -179,10 +172,6 @@ class Mixing(Sharing):
 
 
 PER = ("task", "stage", "tensor")
-
-
-def _leaves(places: Sequence[Place], group: Sequence[int]) -> list[Tensor]:
-    return [places[i][1]._parameters[places[i][2]] for i in group]  # type: ignore[misc]
 
 
 def _entropy(a: Tensor) -> Tensor:
@@ -216,42 +205,38 @@ class _Begin(nn.Module):
                     copy.copy_(begin)
 
 
-class _Row(torch.autograd.Function):
-    """Weights of any shapes as one row; on the way back each has its part of the row, without a step in between."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*leaves: Tensor) -> Tensor:
-        return torch.cat([leaf.reshape(-1) for leaf in leaves])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.shapes = [leaf.shape for leaf in inputs]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
-        parts = g.split([shape.numel() for shape in ctx.shapes])
-        return tuple(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
-
-
 class _Mixture(torch.autograd.Function):
-    """a_k W + (1 - a_k) W_k for a (tasks,), W (n,), W_k (tasks, n); exact at 0 and 1, in few passes."""
+    """a_k W + (1 - a_k) W_k of several weights, for a (tasks,), each W (...) and then each W_k (tasks, ...); exact at 0
+    and 1, in few passes."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-        return torch.lerp(own, shared.expand_as(own), a.unsqueeze(1))
+    def forward(a: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.lerp(own, shared.expand_as(own), _beside(a, own)) for shared, own in _pairs(weights))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a, shared, own = ctx.saved_tensors
-        return torch.linalg.vecdot(g, shared - own), a @ g, g * (1 - a).unsqueeze(1)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        a, *weights = ctx.saved_tensors
+        slope, to_shared, to_own = torch.zeros_like(a), [], []
+        for g, (shared, own) in zip(gradients, _pairs(weights), strict=True):
+            slope = slope + torch.linalg.vecdot(g.flatten(1), (shared - own).flatten(1))
+            to_shared.append(torch.tensordot(a, g, 1))
+            to_own.append(g * _beside(1 - a, g))
+        return slope, *to_shared, *to_own
+
+
+def _pairs(weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(weights[: len(weights) // 2], weights[len(weights) // 2 :], strict=True))
+
+
+def _beside(a: Tensor, weights: Tensor) -> Tensor:
+    """A number per task, for what has further dimensions."""
+    return a.view(-1, *[1] * (weights.dim() - 1))
 
 
 class _Within(torch.autograd.Function):
