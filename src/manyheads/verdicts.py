@@ -286,7 +286,7 @@ def clear_of_zero(interval: Interval) -> str:
     low, high = interval
     if low is None or high is None:
         return ""
-    return CLEAR if low > 0 or high < 0 else "0 inside"
+    return CLEAR if low > 0 or high < 0 else "within noise"
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

@@ -70,7 +70,7 @@ class Aggregation(Balance):
     gradients' scale (`scale_free`), to the sum K in each step.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps. In the steps between, gradients of single tasks are not looked
             at: one that is not finite is then not left out.
 

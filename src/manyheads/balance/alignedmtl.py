@@ -29,7 +29,7 @@ class AlignedMTL(Aggregation):
     Args:
         scale: s is the smallest sigma (``min``), the root of the (lower) median of sigma^2 (``median``) or of the mean
             of sigma^2 (``rmse``).
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

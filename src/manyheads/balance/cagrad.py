@@ -30,7 +30,7 @@ class CAGrad(Aggregation):
     Args:
         c: how far from the mean, in units of its length. The paper tunes it per experiment (0.4 for scene
             understanding).
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

@@ -22,7 +22,7 @@ class ConFIG(Aggregation):
     task makes its cosine p_k-fold.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Reference:

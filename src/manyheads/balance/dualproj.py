@@ -20,7 +20,7 @@ class DualProj(Aggregation):
     nothing. The user's `weight` of a task is p_k.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Differs from the paper: NOTE[DIFF] there the gradient of the present task is projected against those of past ones;

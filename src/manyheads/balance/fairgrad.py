@@ -32,7 +32,7 @@ class FairGrad(Aggregation):
 
     Args:
         alpha: the measure of fairness, from 0.1 to 100.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

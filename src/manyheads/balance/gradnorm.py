@@ -36,7 +36,7 @@ class GradNorm(Aggregation):
     Args:
         alpha: how much harder slow tasks pull; 0 makes all pulls equal.
         lr: step of the Adam that moves the weights.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

@@ -33,7 +33,7 @@ class GradVac(Aggregation):
     Args:
         beta: how fast targets follow the cosines, 0 to 1.
         seed: of the order in which the other tasks come.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

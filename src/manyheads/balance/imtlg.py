@@ -24,7 +24,7 @@ class IMTLG(Aggregation):
     projection onto its gradient p_k-fold.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Reference:

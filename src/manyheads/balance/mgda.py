@@ -22,7 +22,7 @@ class MGDA(Aggregation):
     p_k t with one t, which is the shortest convex combination of the g_k / p_k in the direction, with sum_k w_k = 1.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Differs from the paper: NOTE[DIFF] the exact point by active sets instead of Frank-Wolfe steps, on the parameters

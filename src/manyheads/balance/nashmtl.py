@@ -21,7 +21,7 @@ class NashMTL(Aggregation):
     nothing. The user's `weight` of a task is p_k, its bargaining power.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Differs from the paper: NOTE[DIFF] the exact solution in each step by Newton's method, instead of successive convex

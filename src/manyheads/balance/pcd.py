@@ -39,7 +39,7 @@ class PCD(Aggregation):
         tau: share of a step along its own gradient that each other task is to get, 0 to 1.
         beta: decay of the exponential mean.
         eps: added to the mean before its root.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Raises:

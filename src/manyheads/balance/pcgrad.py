@@ -34,7 +34,7 @@ class PCGrad(Aggregation):
 
     Args:
         seed: of the order in which the other tasks come.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Reference:

@@ -57,7 +57,7 @@ class TorchJD(Balance):
             factor, or, where its weights depend on the gradients' size, with weights that sum to K; ``own``: torchjd's.
         seed: of its random numbers.
         lr: step of the Adam that moves a scalarizer's parameters; null leaves their gradients to an optimiser of yours.
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`; where it reads the Gramian.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`; where it reads the Gramian.
 
     Raises:
         MissingExtra: torchjd is not installed.

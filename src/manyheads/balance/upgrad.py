@@ -22,7 +22,7 @@ class UPGrad(Aggregation):
     opposite. A gradient of zero changes nothing. The user's `weight` of a task is p_k.
 
     Args:
-        gramian: ``auto``, or one of `manyheads.gramian.MODES`.
+        gramian: ``auto``, or one of `manyheads.gradients.gramian.MODES`.
         every: weights are renewed each so many steps.
 
     Reference:

@@ -251,6 +251,6 @@ def with_tables(text: str) -> str:
     return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", made, text, flags=re.DOTALL)
 
 
-if __name__ == "__main__":  # python -m manyheads.doctor README.md
+if __name__ == "__main__":  # python -m manyheads.commands.doctor README.md
     for path in map(Path, sys.argv[1:]):
         path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -21,7 +21,7 @@ class Jacobian:
     """Per task its gradient of every parameter that it reaches: K times the memory of one gradient.
 
     Products of sums are not sums of products, so a step that comes in parts needs the gradients themselves. Asked like
-    `manyheads.gramian.Gradients`, whose `exact` it always measures.
+    `manyheads.gradients.gramian.Gradients`, whose `exact` it always measures.
 
     Args:
         scale: the factor of a GradScaler: gradients are that much larger, `gram` is not.

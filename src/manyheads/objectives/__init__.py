@@ -25,7 +25,7 @@ class Objective(ABC):
     """From a batch to one loss for each task that it labels."""
 
     stackable: bool = False
-    """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacked`)."""
+    """Whether it is the plain mean error, so that many models can be trained as one (`manyheads.stacking.stacked`)."""
     alone: ClassVar[str] = ""
     """Why a model of several members cannot be trained with it; empty where one can."""
     shape: Shape | None = None

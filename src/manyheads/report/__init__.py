@@ -137,6 +137,7 @@ def _environment() -> jinja2.Environment:
         percent=words.percent,
         p_value=words.p_value,
         block=words.block,
+        coded=words.coded,
         tally=words.tally,
         signs=words.SIGNS,
         forest=forests.forest,

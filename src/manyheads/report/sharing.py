@@ -57,6 +57,8 @@ class Groups:
     agreement: str
     drawing: Markup | str
     keys: str
+    unit: str
+    """What a predicted number is."""
 
 
 class SharingView:
@@ -122,6 +124,22 @@ class SharingView:
         if len(advised) > 1:
             return "The estimators do not agree on who belongs together; training groups decides."
         return ""
+
+    @property
+    def trained(self) -> list[tuple[str, bool, str, tuple[str, ...]]]:
+        """(way, whether it is advised, what it is, its means on validation and test with the interval), of groups."""
+        if self.study is None:
+            return []
+        plain = {"joint": "one model for all tasks", "single": "one model for each task"}
+        rows: list[tuple[str, bool, str, tuple[str, ...]]] = []
+        for name, value in self.study.valid.items():
+            proposed = " and ".join(name.removesuffix(", branched").split("+"))
+            branched = ", as branches of one model" if name.endswith(", branched") else ""
+            what = plain.get(name, f"groups that {proposed} proposed{branched}")
+            c = self.study.comparisons.get(name)
+            test = (NONE, "") if name == "single" or c is None else (change(c.delta_m), words.change_span(c.interval))
+            rows.append((name, name == self.study.choice, what, (change(value), *test)))
+        return rows
 
     @property
     def absolute(self) -> bool:
@@ -211,7 +229,14 @@ def _groups(name: str, evidence: Evidence) -> Groups:
             name, dots, x_name="predicted gain", y_name="realised change, %", words=said, zero=True, rank=4
         )
     agreed = "" if rho is None else f"Rank correlation of predicted and realised gains over tasks: {number(rho, 2)}."
-    return Groups(name, name == study.choice, grouping, tuple(rows), agreed, drawing, ", ".join(keys))
+    own = [found for found in evidence.relatedness if found.method in name.split("+")]
+    unit = "Predicted gains are in the units of their estimator"
+    if own and not any(found.gain and found.lasting for found in own):
+        unit = (
+            "What is predicted is no per cent: how much a task is like the others of its group, summed over them in "
+            "standard deviations of all pairs, above 0 where they are among the like ones"
+        )
+    return Groups(name, name == study.choice, grouping, tuple(rows), agreed, drawing, ", ".join(keys), unit)
 
 
 # ---- label fractions
@@ -315,7 +340,7 @@ def _costs(evidence: Evidence, comparisons: dict[str, Comparison]) -> list[tuple
         for name, c in known.items()
     ]
     rows += [
-        (m.name, "all repeats", number(m.parameters), number(m.seconds, 1), NONE, NONE, NONE)
+        (m.name, "per repeat", number(m.parameters), number(m.seconds, 1), NONE, NONE, NONE)
         for m in methods.values()
         if m.name not in known and (m.parameters is not None or m.seconds is not None)
     ]

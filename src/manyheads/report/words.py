@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from ..results import TaskComparison
 
 NONE = "–"
@@ -160,6 +162,18 @@ def lines(value: Any, indent: int = 0) -> list[str]:
             found += [f"{pad}- {inner[0].lstrip()}", *inner[1:]] if inner else [f"{pad}- {_inline(item)}"]
         return found
     return [f"{pad}{_inline(value)}"]
+
+
+def coded(text: str) -> Markup:
+    """A sentence with its `words in back quotes` as code, everything else as it is.
+
+    Args:
+        text: no markup.
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a quote that nobody closes
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
 def block(value: Any, most: int = 600) -> str:
