@@ -1,7 +1,7 @@
 """How related tasks are. The contract of an estimator: from runs that were watched, or trained, to a number per pair.
 
 No single estimator is safe (gradient-based ones follow the training, representation-based ones the inputs), so there
-are several, and what they recommend is to be confirmed by training. `manyheads.affinity.related` trains what they look at, once
+are several, and what they recommend is to be confirmed by training. `affinity.related` trains what they look at, once
 for all of them.
 """
 

@@ -81,7 +81,7 @@ class Trace:
 class Sharing(nn.Module, ABC):
     """Which parameters tasks have in common.
 
-    It does not declare what is shared: autograd's graph tells (`manyheads.gradients.graph`). What belongs to one task sits in
+    It does not declare what is shared: autograd's graph tells (`gradients.graph`). What belongs to one task sits in
     parameters of its own (under `blocks.Named` or `copies.Copies`), never in a slice of a common one.
 
     Args:
