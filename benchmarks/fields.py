@@ -47,7 +47,7 @@ from manyheads.catalog import hint
 from manyheads.compare import alone, labelled_part
 from manyheads.evaluate import Result, measure, results
 from manyheads.intake import Intake, take_in
-from manyheads.results import Comparison, Method
+from manyheads.results import Comparison, Method, TaskComparison
 from manyheads.spec import RunSpec
 from manyheads.statistics import Change, from_draws, is_absolute
 from manyheads.tasks import Task
@@ -433,9 +433,15 @@ def table(name: str, entry: Mapping[str, Any]) -> str:
         means = [_number(_mean(methods[m]["values"][task])) for m in (*recipe.beside, "single", "joint")]
         change = _change(row.delta, row.interval, row.absolute)
         arrow = "" if row.greater_is_better else " (less is better)"
-        lines.append([f"`{task}`", f"{row.metric}{arrow}", *means, change, SAYS[row.verdict]])
+        lines.append([f"`{task}`", f"{row.metric}{arrow}", *means, change, _word(row)])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{text}\n\n{' '.join(_sentences(name, entry, found))}"
+
+
+def _word(row: TaskComparison) -> str:
+    """What sharing did, in a word."""
+    spread = row.delta is None or row.interval[0] is not None or row.delta == 0
+    return SAYS[row.verdict] if spread or row.verdict != "undecided" else "not judged"
 
 
 def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterator[str]:
@@ -445,7 +451,7 @@ def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterat
         own = [f"`{t}`" for t, row in found.tasks.items() if row.verdict == word]
         if own:
             yield f"Sharing {verb} {_listed(own)}."
-    noise = [f"`{t}`" for t, row in found.tasks.items() if row.verdict == "undecided"]
+    noise = [f"`{t}`" for t, row in found.tasks.items() if _word(row) == SAYS["undecided"]]
     if len(noise) == len(found.tasks):
         yield "Sharing neither helped nor hurt any task beyond noise."
     elif noise:
@@ -479,7 +485,11 @@ def _sentences(name: str, entry: Mapping[str, Any], found: Comparison) -> Iterat
         how = f"{counted(n_repeats, 're-drawn split')}; intervals of the corrected resampled t"
     yield f"{how}; verdicts Holm-adjusted over {counted(n, 'task')}."
     if n_repeats == 1:
-        yield "One seed tells nothing of seeds." if entry["fixed"] else "One split has no spread to judge by."
+        yield (
+            "One seed tells nothing of seeds."
+            if entry["fixed"]
+            else "One split has no spread to judge by: what sharing does is not judged."
+        )
     if recipe.words:
         yield f"Simple: {recipe.words}."
     budget = [f"`{c}`" for c in entry["changes"]]

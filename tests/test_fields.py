@@ -161,9 +161,10 @@ def test_a_recipe_with_a_cell_missing_has_no_figures(fields, tmp_path):
 
 def test_a_single_repeat_is_said_plainly(fields):
     (split,) = [fields.table("hillstrom_esmm", entry([0.8], [0.7]) | {"rows": 2000, "changes": ["model.members=1"]})]
-    assert "| 0.800 | +14.3 % | within noise |" in split
+    assert "| 0.800 | +14.3 % | not judged |" in split
+    assert "noise" not in split
     assert "1 re-drawn split; intervals of the corrected resampled t" in split
-    assert "One split has no spread to judge by." in split
+    assert "One split has no spread to judge by: what sharing does is not judged." in split
     assert split.endswith("not the recipe's own: `model.members=1`, at most 2,000 training rows.")
     sure = {"a": [0.1, 0.02, 0.2, 0.01, 9], "": [0.1, 0.02, 0.2, 0.01, 9]}
     assert "1 seed on the given split" in fields.table("hillstrom_esmm", entry([0.8], [0.7], sure))
