@@ -224,7 +224,7 @@ def test_every_drawing_has_words_and_every_figure_a_table_or_words(kind):
 def test_sections_stand_in_their_order_and_say_what_was_found():
     text = words(render_evidence(PAGES["whole"]))
     place = 0
-    for part in ("Should these tasks share a model?", "Share IQ and KWW.", "On validation, `pairs` is best.",
+    for part in ("Should these tasks share a model?", "Share IQ and KWW.", "On validation, pairs is best.",
                  "Look here.", "IQ gains most from KWW.", "Groups that this speaks for", "Five splits were re-drawn.",
                  "★ pairs: 2 models", "Rank correlation of predicted and realised gains over tasks: 0.42",
                  "Every method against single-task models", "With fewer labels", "Two tasks at once",

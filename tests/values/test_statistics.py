@@ -323,7 +323,7 @@ class TestCompare:
         assert tasks["price"].best == "single"
         assert tasks["buy"].why.startswith("helps: +7.")
         assert "helps 1 task, hurts 1, undecided 0; delta-m " in found.summary
-        assert found.summary.split("]")[1].startswith((", clear of 0.", ", 0 inside."))
+        assert found.summary.split("]")[1].startswith((", clear of 0.", ", within noise."))
         assert "Sharing hurts price: give it a model apart." in found.summary
         assert found.comparisons["mmoe"].delta_m == pytest.approx((tasks["buy"].delta + tasks["price"].delta) / 2)
         assert found.ranks == {"single": 1.5, "mmoe": 1.5}
@@ -336,7 +336,7 @@ class TestCompare:
         for task in comparison.tasks.values():
             assert (task.delta, task.p, task.verdict) == (0, 1, "undecided")
             assert task.why == "undecided: there is no difference in any repeat."
-        assert "[+0.0 %, +0.0 %], 0 inside." in found.summary
+        assert "[+0.0 %, +0.0 %], within noise." in found.summary
         assert "No method beat `single` beyond noise." in found.summary
 
     def test_noise_is_undecided_and_says_what_it_would_take(self):
