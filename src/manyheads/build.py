@@ -78,6 +78,7 @@ class Prepared:
                     tables=tables, weight=task.weight, where=task.where,
                     rows={part: found[task.name]["rows"] for part, found in coverage.items()},
                     labels={part: found[task.name]["labels"] for part, found in coverage.items()},
+                    per_row=len(task.targets) if task.kind == "multilabel" else 1,
                     probability=probability, passes=passes,
                     detail={k: v for k, v in json.items() if k not in ("type", "name", "weight", "where", "metrics")},
                 )

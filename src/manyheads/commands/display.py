@@ -252,8 +252,7 @@ def tasks_table(tasks: Sequence[TaskInfo]) -> Table:
         table.add_column(heading, justify="left" if heading in ("task", "type", "metric") else "right", overflow="fold")
     for task in tasks[:MOST]:
         cells = [
-            f"{task.labels.get(p, 0)} ({percent(task.labels.get(p, 0) / task.rows[p], 0)})" if task.rows.get(p) else "–"
-            for p in parts
+            f"{task.labels.get(p, 0)} ({percent(task.coverage(p), 0)})" if task.rows.get(p) else "–" for p in parts
         ]
         table.add_row(task.name, task.kind, task.metric, *cells, percent(task.probability, 0), number(task.passes, 2))
     return table

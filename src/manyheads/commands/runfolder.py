@@ -259,7 +259,7 @@ def table_of(tasks: Sequence[TaskInfo]) -> dict[str, Any]:
             part: {
                 "rows": n,
                 "labels": task.labels.get(part, 0),
-                "coverage": task.labels.get(part, 0) / n if n else None,
+                "coverage": task.coverage(part),
             }
             for part, n in task.rows.items()
         }

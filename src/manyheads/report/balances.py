@@ -202,7 +202,7 @@ def _steps(everywhere: Everywhere) -> dict[str, float]:
 def _same_rows(tasks: Sequence[TaskInfo]) -> bool:
     """Whether all tasks label all training rows of the same tables."""
     return len({task.tables for task in tasks}) == 1 and all(
-        task.rows.get("train") and task.labels.get("train") == task.rows["train"] for task in tasks
+        task.rows.get("train") and task.labels.get("train") == task.places("train") for task in tasks
     )
 
 

@@ -16,6 +16,8 @@ from .words import number
 Points = Sequence[tuple[float, float | None]]
 
 _WIDE, _LEFT, _RIGHT = 320.0, 46.0, 12.0
+_LETTER, _ROOM = 6.0, 205.0
+"""How wide a letter of a title is, about, and where a title has to end."""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -200,7 +202,7 @@ def _panel(points: Points, title: str, kind: str, top: float, depth: float, acro
     scaled = [
         (across(x), None if value is None else top + depth * (1 - (value - low) / (high - low))) for x, value in points
     ]
-    parts = [f'<text class="title" x="{_LEFT:g}" y="{top - 8:g}">{escape(title)}</text>']
+    parts = [_title(title, top - 8)]
     for value, y in ((high, top), (low, top + depth)):
         parts.append(
             f'<line class="gridline" x1="{_LEFT:g}" x2="{_WIDE - _RIGHT:g}" y1="{y:g}" y2="{y:g}"/>'
@@ -208,6 +210,14 @@ def _panel(points: Points, title: str, kind: str, top: float, depth: float, acro
         )
     parts.append(_lines(scaled, kind))
     return "".join(parts)
+
+
+def _title(text: str, y: float) -> str:
+    """A panel's title; a long one begins further left, and is drawn narrower, to end before what stands right."""
+    wide = _LETTER * len(text)
+    x = _LEFT if _LEFT + wide <= _ROOM else 2.0
+    squeezed = f' textLength="{_ROOM - x:g}" lengthAdjust="spacingAndGlyphs"' if x + wide > _ROOM else ""
+    return f'<text class="title" x="{x:g}" y="{y:g}"{squeezed}>{escape(text)}</text>'
 
 
 def _lines(points: Points, kind: str) -> str:

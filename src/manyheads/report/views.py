@@ -393,7 +393,7 @@ def side_by_side(views: Sequence[View]) -> tuple[str, list[Side]]:
 
 
 def coverage(info: TaskInfo, split: str) -> tuple[int, int] | None:
-    """(labels, rows) of a task on a split, None where the split is not the task's.
+    """(labels, how many there would be, were none missing) of a task on a split, None where it is not the task's.
 
     Args:
         info: the task.
@@ -402,7 +402,7 @@ def coverage(info: TaskInfo, split: str) -> tuple[int, int] | None:
     if split not in info.rows and split not in info.labels:
         return None
     labels = info.labels.get(split, 0)
-    return labels, info.rows.get(split, labels)
+    return labels, info.places(split) if split in info.rows else labels
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

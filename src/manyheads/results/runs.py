@@ -23,13 +23,24 @@ class TaskInfo(Value):
     rows: dict[str, int] = {}
     """Rows per split."""
     labels: dict[str, int] = {}
-    """Known labels per split; labels / rows is the coverage."""
+    """Known labels per split."""
+    per_row: int = 1
+    """Labels that a row may have: as many as a multilabel task has columns."""
     probability: Number = None
     """Share of the draws of an epoch that go to this task (or its table)."""
     passes: Number = None
     """How often an epoch sees each of its rows."""
     detail: dict[str, Any] = {}
     """Classes, mean and sd, threshold: whatever the fitted task knows."""
+
+    def places(self, split: str) -> int:
+        """How many labels a split would have, were none missing."""
+        return self.per_row * self.rows.get(split, 0)
+
+    def coverage(self, split: str) -> float | None:
+        """The share of them that is known; None where the split has no row."""
+        places = self.places(split)
+        return self.labels.get(split, 0) / places if places else None
 
 
 class Record(Value):
