@@ -30,6 +30,11 @@ class Later:
     infos_: tuple[TaskInfo, ...]
 
     @final
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise ConfigError("This Learner should be fitted first. Call `fit(table)`, or `Learner.load(folder)`.")
+
+    @final
     def add_task(self, task: Task, table: Any, way: Any = "probe", old: Any = None, tolerance: float = 0.0) -> Self:
         """A learner with a task more; what became of the others is in its `added_`.
 
@@ -44,6 +49,7 @@ class Later:
             ConfigError, DataError: the name is taken, a column is missing, a way needs old rows.
             GateError: another task fell by more.
         """
+        self._check_fitted()
         from .growing.later import added
 
         return self._grown(*added(self, task, frame_of(table), way, None if old is None else frame_of(old), tolerance))
@@ -51,6 +57,7 @@ class Later:
     @final
     def remove_task(self, *names: str) -> Self:
         """A learner without these tasks; what the others give stays the same, to the bit."""
+        self._check_fitted()
         for name in names:
             if name not in self.model_.tasks:
                 raise ConfigError(f"The model has no task `{name}`. {hint(name, self.model_.tasks)}")
@@ -59,6 +66,7 @@ class Later:
     @final
     def subset(self, *names: str) -> Self:
         """A learner with these tasks alone; what they give stays the same, to the bit."""
+        self._check_fitted()
         from .growing.later import kept
 
         return self._grown(*kept(self, names))
@@ -66,6 +74,7 @@ class Later:
     @final
     def adapt(self, table: Any) -> Self:
         """A learner of a new domain, by the steps that its objective (`maml`, say) learned to take; see `adapted_`."""
+        self._check_fitted()
         from .growing.later import adapted
 
         return self._grown(*adapted(self, frame_of(table)))

@@ -191,10 +191,6 @@ class Learner(Later):
         self._check_fitted()
         return list(self.model_.tasks.values())
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "model_"):
-            raise ConfigError("This Learner should be fitted first. Call `fit(table)`, or `Learner.load(folder)`.")
-
     # -- using the model
 
     def _tasksets(self, table: Any) -> dict[str, Taskset]:

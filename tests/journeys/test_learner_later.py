@@ -66,6 +66,10 @@ def test_what_is_refused(learner, rows):
         learner.subset("mutch")
     with pytest.raises(ConfigError, match="should have learned to"):
         learner.adapt(rows)
+    raw = mh.Learner([mh.Binary("far")])
+    for act in (lambda: raw.adapt(new), lambda: raw.subset("far"), lambda: raw.remove_task("far")):
+        with pytest.raises(ConfigError, match="should be fitted first"):
+            act()
 
 
 def test_a_learner_follows_a_new_school():
