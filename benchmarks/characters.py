@@ -204,5 +204,6 @@ def scores(rows: Taskset, tests: Sequence[tuple[int, int]], n: int, answer: Call
     """{"5w1s": accuracy, "ci_5w1s": half its interval, ...}."""
     found = {}
     for ways, shots in tests:
-        found[f"{ways}w{shots}s"], found[f"ci_{ways}w{shots}s"] = accuracy(rows, ways, shots, n, answer)
+        episodes = n if ways < 20 else max(n // 4, 2)  # of many classes, which have as many pictures
+        found[f"{ways}w{shots}s"], found[f"ci_{ways}w{shots}s"] = accuracy(rows, ways, shots, episodes, answer)
     return found

@@ -41,6 +41,8 @@ from .harness import Bench, ratio, timed
 
 SHOTS, TOGETHER, RATE = 10, 25, 0.01
 STEPS = (0, 1, 5, 10)
+SNAPSHOTS = (300, 1000)
+"""Updates of a start for schools, of which one number is chosen."""
 NUMBER = Regression("y", transform="none")
 BOUNDS = {"maml": (0.47, 0.14), "fomaml": (0.80, 0.18), "reptile": (0.65, 0.13)}
 """Mean squared error after 1 and 10 steps."""
@@ -160,11 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for word in ("maml", "fomaml", "reptile", "anil", "metasgd", "joint")
     }
     if there:
-        held, few, many = given.held, 1, 2 if quick else 400
+        held, few, many = given.held, 1, 2 if quick else 200
         cells["nearest"] = lambda: characters.of_pixels(held, many)
         cells["proto"] = lambda: characters.of_prototypes(held, few if quick else 400, many)
-        cells["maml-conv"] = lambda: characters.of_maml(held, few if quick else 1500, many)
-        cells["school"] = lambda: schools.school(20 if quick else 2000, 2 if quick else 50, quick)
+        cells["maml-conv"] = lambda: characters.of_maml(held, few if quick else 800, many)
+        cells["school"] = lambda: schools.school((20,) if quick else SNAPSHOTS, 2 if quick else 20, quick)
     cache: dict[str, Any] = json.loads(given.cache.read_text()) if given.cache and given.cache.exists() else {}
     wanted = given.only.split(",") if given.only else [*cells, "speed"]
     for word, cell in cells.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from .adapting import Net, outputs, step, weights_of
 PUPILS = (5, 10, 20)
 META = ("maml", "metasgd", "reptile")
 SHAPE = Shape((PUPILS[0], PUPILS[-1]), 20, 16)
-GRID = dict.fromkeys((0.001, 0.003, 0.01, 0.03, 0.1), (0, 1, 2, 3, 5, 10, 20, 30))
+GRID = dict.fromkeys((0.001, 0.003, 0.01, 0.03, 0.1), (0, 1, 3, 5, 10, 30))
 LONG = dict.fromkeys((0.01, 0.03, 0.1), (10, 30, 100))
 """Rate -> numbers of steps; the long ones are for a start from scratch."""
 FACTORS = dict.fromkeys((0.5, 1.0, 2.0), (0, 1, 2, 3, 5))
@@ -107,8 +108,15 @@ def errors(start: Start, few: Few, rate: float, steps: Sequence[int]) -> dict[in
     return answer
 
 
-def learned(word: str, schools: Sequence[Rows], iterations: int, **more: Any) -> Start:
-    """A start by its word, from these schools; `pooled` is supervised training on the rows of all."""
+def learned(word: str, schools: Sequence[Rows], snapshots: Sequence[int], **more: Any) -> list[Start]:
+    """Starts by their word, from these schools, after some numbers of steps.
+
+    Args:
+        word: `scratch`, `pooled` (supervised training on the rows of all), or an objective.
+        schools: columns and marks.
+        snapshots: steps, ascending.
+        **more: settings of the objective; `shape` of its episodes.
+    """
     train = Taskset(
         {"x": torch.cat([x for x, _ in schools])},
         (Block(("y",), y := torch.cat([y for _, y in schools]), torch.ones(len(y), dtype=torch.bool)),),
@@ -118,31 +126,32 @@ def learned(word: str, schools: Sequence[Rows], iterations: int, **more: Any) ->
     torch.manual_seed(0)
     model = Net(nn.Sequential(nn.Linear(train.inputs["x"].shape[1], 32), nn.ReLU(), nn.Linear(32, 1)))
     if word == "scratch":
-        return Start(model, weights_of(model))
+        return [Start(model, weights_of(model))]
     shape, task = more.pop("shape", SHAPE), Regression("y", transform="none")
     made: dict[str, type[Any]] = {
         "maml": objectives.MAML, "metasgd": objectives.MetaSGD, "reptile": objectives.Reptile, "anil": objectives.ANIL
     }  # fmt: skip
     objective: Objective = objectives.Supervised([task])
     if word in made:
-        settings = {"inner_lr": 0.03, "inner_steps": 3 if word == "metasgd" else 5} | more
+        settings = {
+            "inner_lr": 0.01 if word == "metasgd" else 0.03,
+            "inner_steps": 3 if word == "metasgd" else 5,
+        } | more
         settings |= {"support": list(shape.sizes), "query": shape.query, "episodes": shape.episodes}
         objective = made[word]([task], **settings)
     objective.attach(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    sampler, done = EpisodeSampler({"t": train}, shape), 0
-    for epoch in range(iterations):
-        for draw in sampler.plan(epoch):
-            if done < iterations:
-                step(model, objective, sampler.batch(draw), optimizer)
-                schedule.step()
-                done += 1
-        if done == iterations:
+    sampler, found = EpisodeSampler({"t": train}, shape), []
+    for done, draw in enumerate((draw for epoch in count() for draw in sampler.plan(epoch)), 1):
+        step(model, objective, sampler.batch(draw), optimizer)
+        if done in snapshots:
+            weights = weights_of(model)
+            rates = objective.rates(weights) if word == "metasgd" else None  # type: ignore[attr-defined]
+            own = {n: w for n, w in weights.items() if not n.startswith("_rates")}
+            found.append(Start(model, own, None if rates is None else {n: r.clone() for n, r in rates.items()}))
+        if done == snapshots[-1]:
             break
-    weights = weights_of(model)
-    rates = objective.rates(weights) if word == "metasgd" else None  # type: ignore[attr-defined]
-    return Start(model, {n: w for n, w in weights.items() if not n.startswith("_rates")}, rates)
+    return found
 
 
 def grid_of(word: str) -> Mapping[float, Sequence[int]]:
@@ -160,12 +169,18 @@ def tables() -> list[Rows]:
     return [(torch.from_numpy((x - mean) / sd), torch.from_numpy((y - y_all.mean()) / y_all.std())) for x, y in raw]
 
 
-def school(iterations: int, draws: int, quick: bool = False) -> dict[str, Any]:
-    """Held-out schools: explained variance of the other pupils by each start, and paired differences."""
+def school(snapshots: Sequence[int], draws: int, quick: bool = False) -> dict[str, Any]:
+    """Held-out schools: explained variance of the other pupils by each start, and paired differences.
+
+    Args:
+        snapshots: numbers of training steps, one of which is chosen for each start.
+        draws: of known pupils from each school.
+        quick: whether hardly anything is tried.
+    """
     rows = tables()
     words = ("scratch", "pooled", *META)
-    first = {word: learned(word, rows[:80], iterations) for word in words}
-    starts = {word: learned(word, rows[:100], iterations) for word in words}
+    first = {word: learned(word, rows[:80], snapshots) for word in words}
+    starts = {word: learned(word, rows[:100], snapshots) for word in words}
     spread = float(np.mean([float(y.var()) for _, y in rows[100:]]))
     found: dict[str, Any] = {}
     for n in PUPILS:
@@ -175,14 +190,15 @@ def school(iterations: int, draws: int, quick: bool = False) -> dict[str, Any]:
         for word in words:
             grid = {0.1: (0, 1)} if quick else grid_of(word)
             means = {
-                (rate, k): float(mean.mean())
+                (at, rate, k): float(mean.mean())
+                for at, start in enumerate(first[word])
                 for rate, steps in grid.items()
-                for k, mean in errors(first[word], choosing, rate, steps).items()
+                for k, mean in errors(start, choosing, rate, steps).items()
             }
-            (rate, k), tried[word] = min(means.items(), key=lambda pair: pair[1])
-            came[word] = errors(starts[word], new, rate, (k,))[k]
+            (at, rate, k), tried[word] = min(means.items(), key=lambda pair: pair[1])
+            came[word] = errors(starts[word][at], new, rate, (k,))[k]
             own[word] = round(1 - float(came[word].mean()) / spread, 4)
-            own[f"{word}, chosen"] = f"rate {rate:g}, {k} steps"
+            own[f"{word}, chosen"] = f"{snapshots[at]} updates, rate {rate:g}, {k} steps"
         best = min(META, key=lambda word: tried[word])
         own["meta, chosen"] = best
         for other in ("scratch", "pooled"):
