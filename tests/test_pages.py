@@ -540,3 +540,24 @@ def test_a_crowd_that_uses_much_stays_a_small_page():
     assert len(page.encode()) < 600_000
     assert "Shown: 60 of 139 rows and 40 of 50 columns" in words(page)
     assert "spark" not in section(page, "use")
+
+
+def test_a_task_with_several_labels_a_row_is_covered_at_most_wholly():
+    own = {"greater_is_better": True, "rows": {"train": 90}, "labels": {"train": 810}}
+    task = TaskInfo(name="drugs", kind="multilabel", metric="roc_auc", per_row=9, **own)
+    assert task.coverage("train") == 1.0
+    assert task.coverage("test") is None
+    page = render([Report(title="t", tasks=(task,))])
+    assert "810 <small>of 810</small>" in page
+    assert 'width="100.0%"' in page
+    assert "missing</span>" not in page
+
+
+def test_the_name_of_a_metric_ends_before_the_best_value():
+    task = TaskInfo(name="a", kind="regression", metric="mean_absolute_percentage_error", greater_is_better=False)
+    records = [
+        Record(epoch=e, step=e, split="valid", task="a", metric=task.metric, value=v)
+        for e, v in enumerate((1.0, 0.5, 0.7))
+    ]
+    page = render([Report(title="t", tasks=(task,), history=History(records=tuple(records)))])
+    assert re.search(r'<text class="title" x="2" [^>]*textLength="203"[^>]*>mean_absolute_percentage_error', page)

@@ -48,6 +48,7 @@ def test_hospital_stays(stays, capsys):
     assert 0 < scores["medication"]["jaccard_samples"]["value"] < 1
     run = stays / "run"
     tasks = json.loads((run / "tasks.json").read_text())
+    assert tasks["medication"]["splits"]["train"]["coverage"] == 1
     assert tasks["a1c_high"]["splits"]["train"]["coverage"] < 0.5 < tasks["symptoms"]["splits"]["train"]["coverage"]
     parts = pd.read_parquet(run / "splits.parquet")["part"].to_numpy()
     from manyheads.data.formats.diabetes130 import Diabetes130
