@@ -120,6 +120,9 @@ def test_tasks_whose_outputs_cannot_be_mixed_are_refused():
         Settings(words=("boost",))
     with pytest.raises(ConfigError, match="3 folds or more"):
         Settings(folds=2)
+    spec = check({"tasks": {"a": {"type": "regression"}}, "optim": {"objective": "maml"}}, "a test")
+    with pytest.raises(ConfigError, match=r"`optim.objective: maml`"):
+        deliver(spec, tasks_of(spec), {}, {})
 
 
 # -- whole tables
@@ -199,6 +202,19 @@ def test_a_row_is_held_out_once_and_the_rehearsal_knows_nothing_of_its_judges():
     prepared = prepare(late, tasks, {"table": frame}, {"table": np.full(len(frame), "train")})
     (one,), (before,) = levels(late, prepared.tasksets["train"], 4, 0)
     assert int(before.held["table"].max()) < int(one.held["table"].min())
+
+
+def test_a_table_of_two_groups_is_rehearsed_without_its_judges():
+    """Three folds and two groups: two folds hold the same group out."""
+    frame = table(40)
+    frame["who"] = np.arange(40) % 2
+    spec = spec_of(data={"split": {"kind": "group", "by": "who"}}, features={})
+    prepared = prepare(spec, tasks_of(spec), {"table": frame}, {"table": np.full(40, "train")})
+    first, second = levels(spec, prepared.tasksets["train"], 3, 0)
+    assert [len(f.held["table"]) for f in first] == [20, 20, 20]
+    judges = set(first[0].held["table"].tolist())
+    for fold in second:
+        assert not judges & {*fold.within["table"].tolist(), *fold.held["table"].tolist()}
 
 
 def test_candidates_stand_from_what_shares_most_to_what_shares_least():

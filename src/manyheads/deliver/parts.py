@@ -76,7 +76,9 @@ def _with(fold: Fold, more: Rows) -> Fold:
 
 
 def _less(fold: Fold, gone: Rows) -> Fold:
-    return Fold({t: without(index, gone[t]) for t, index in fold.within.items()}, fold.held)
+    """Where a table has fewer groups than there are folds, several folds hold the same rows out."""
+    within, held = ({t: without(index, gone[t]) for t, index in side.items()} for side in (fold.within, fold.held))
+    return Fold(within, held)
 
 
 def take(rows: Mapping[str, Taskset], which: Rows) -> dict[str, Taskset]:

@@ -73,8 +73,9 @@ class Settings:
                 )
         if self.folds < 3 or self.members < 1 or not 0 <= self.trust <= 1 or not self.capacity > 0 or self.between < 0:
             raise ConfigError(
-                "A model should be delivered with 3 folds or more, a member at least, a trust between 0 and 1 and a "
-                f"capacity above 0. Found {self.folds}, {self.members}, {self.trust} and {self.capacity}."
+                "A model should be delivered with 3 folds or more, a member at least, a trust between 0 and 1, a "
+                "capacity above 0 and a share of made-up rows of 0 or more. Found "
+                f"{self.folds}, {self.members}, {self.trust}, {self.capacity} and {self.between}."
             )
 
 
@@ -139,6 +140,11 @@ def deliver(
         Model compression, 2006. Wolpert: Stacked generalization, 1992.
     """
     spaces.check(tasks)
+    if spec.optim.objective.name.lower() != "supervised":
+        raise ConfigError(
+            "`deliver` should be given the objective `supervised`, whose targets teachers can say. Found "
+            f"`optim.objective: {spec.optim.objective.name}`; remove it."
+        )
     how = settings or Settings()
     merged = {name: np.where(part == "valid", "train", part) for name, part in parts.items()}
     prepared = prepare(spec, tasks, tables, merged, targets=targets)
@@ -278,8 +284,10 @@ class _Study:
         for task, choice in choices.items():
             e = evidence(self.source, everything, self.folds, task)
             here = part_of(self.source, task, fold.held)
+            if task not in said:
+                continue
             values = torch.full_like(choice.teacher, torch.nan)
-            values[here] = torch.cat([said[task][t] for t in said.get(task, {})])
+            values[here] = torch.cat(list(said[task].values()))
             three = {STUDENT: values, TEACHER: choice.teacher, BEST: e.said[choice.single]}
             judges = torch.zeros_like(e.fold, dtype=torch.bool)
             judges[here] = True
