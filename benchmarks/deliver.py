@@ -283,6 +283,7 @@ def report(bench: Bench, name: str, cells: Cells, repeats: int) -> tuple[int, in
             taught="/".join(sorted({c["chosen"][t] for c in every})),
             own_branch=sum(c["branch"][t] == "own" for c in every),
             worse_in_splits=sum(bool(c["worse"][t]) for c in every),
+            by_rows=[[None if v is None else float(f"{v:.3g}") for v in c["rows"][t][:3]] for c in every],
             said_kept=sum(bool(c["said kept"][t]) for c in every),
         )  # fmt: skip
     beyond = sum(row.verdict == "hurts" for row in own.tasks.values())
