@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells["nearest"] = lambda: characters.of_pixels(held, many)
         cells["proto"] = lambda: characters.of_prototypes(held, few if quick else 400, many)
         cells["maml-conv"] = lambda: characters.of_maml(held, few if quick else 800, many)
-        cells["school"] = lambda: schools.school((20,) if quick else SNAPSHOTS, 2 if quick else 20, quick)
+        cells["school"] = lambda: schools.school((20,) if quick else SNAPSHOTS, 2 if quick else 10, quick)
     cache: dict[str, Any] = json.loads(given.cache.read_text()) if given.cache and given.cache.exists() else {}
     wanted = given.only.split(",") if given.only else [*cells, "speed"]
     for word, cell in cells.items():

@@ -28,7 +28,7 @@ from manyheads.tasks.regression import Regression
 from .adapting import Net, outputs, step, weights_of
 
 PUPILS = (5, 10, 20)
-META = ("maml", "metasgd", "reptile")
+META = ("maml", "metasgd")
 SHAPE = Shape((PUPILS[0], PUPILS[-1]), 20, 16)
 GRID = dict.fromkeys((0.001, 0.003, 0.01, 0.03, 0.1), (0, 1, 3, 5, 10, 30))
 LONG = dict.fromkeys((0.01, 0.03, 0.1), (10, 30, 100))
