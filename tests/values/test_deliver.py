@@ -1,6 +1,7 @@
 """Delivering: mixtures against slow oracles, teachers that never saw what they teach, a student that loads alone."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from manyheads.config import check, tasks_of
 from manyheads.deliver import Settings, deliver
 from manyheads.deliver.between import between
 from manyheads.deliver.blend import mixed, weights
-from manyheads.deliver.candidates import Candidate, Source, ask, candidates_of
+from manyheads.deliver.candidates import Candidate, Source, ask, candidates_of, mean_label
 from manyheads.deliver.check import Judged, worse
 from manyheads.deliver.choice import Evidence, blended, choose
 from manyheads.deliver.parts import folds, levels
@@ -260,7 +261,9 @@ def test_a_lesson_mixes_labels_and_teaching_row_by_row():
     rows, trust = source.rows["table"], 0.25
     said = torch.full((len(frame), 1), 2.0).double()
     said[:10] = torch.nan  # nobody was asked
-    taught_rows = lesson(source, "table", rows, {"b": {"table": said}}, torch.arange(len(frame)), trust)
+    taught_rows = lesson(
+        source, "table", rows, {"b": {"table": said}}, torch.arange(len(frame)), dict.fromkeys("abc", trust)
+    )
     target, known, weight = taught_rows.labels("b")
     y, there, _ = rows.labels("b")
     heard = torch.arange(len(frame)) >= 10
@@ -291,7 +294,7 @@ def test_a_table_is_taught_its_own_tasks_alone():
     source = Source(spec, prepared, prepared.tasksets["train"], 0, 2)
     ((name, rows),) = source.rows.items()
     said = {"a": {name: torch.zeros(150, 1).double()}, "c": {name: torch.full((150, 3), 1 / 3).double()}}
-    found = lesson(source, name, rows, said, torch.arange(150), 0.5)
+    found = lesson(source, name, rows, said, torch.arange(150), dict.fromkeys("ac", 0.5))
     assert found.labels("a")[1].nonzero().flatten().tolist() == list(range(90))
     assert found.labels("c")[1].nonzero().flatten().tolist() == list(range(90, 150))
     assert found.labels("c")[0].shape == (150, 3)
@@ -327,18 +330,19 @@ def test_made_up_rows_are_heard_as_much_as_labels_at_most():
     frame, spec = table(), spec_of()
     source = source_of(frame, spec)
     rows, trust = source.rows["table"], 0.4
+    share = dict.fromkeys("abc", trust)
     made = between(source.rows, 1.0, 0)["table"]
     said = {"a": {"table": torch.full((150, 1), 3.0).double()}, "c": {"table": torch.full((150, 3), 1 / 3).double()}}
-    plain = lesson(source, "table", rows, {}, torch.arange(150), trust)
-    whole = joined(plain, unlabelled(source, "table", made, said, plain, trust))
+    plain = lesson(source, "table", rows, {}, torch.arange(150), share)
+    whole = joined(plain, unlabelled(source, "table", made, said, plain, share))
     assert len(whole) == 300
     target, known, weight = whole.labels("a")
     assert bool(known.all())
     assert target[150:].tolist() == [3.0] * 150
     torch.testing.assert_close(weight, torch.tensor([1.0] * 150 + [trust] * 150))
     assert whole.labels("b")[1].sum() == rows.labels("b")[1].sum()  # nobody says anything of it
-    few = lesson(source, "table", rows, {}, torch.arange(150), trust)
-    b = unlabelled(source, "table", made, {"b": {"table": torch.zeros(150, 1).double()}}, few, trust).labels("b")
+    few = lesson(source, "table", rows, {}, torch.arange(150), share)
+    b = unlabelled(source, "table", made, {"b": {"table": torch.zeros(150, 1).double()}}, few, share).labels("b")
     assert float(b[2].sum()) == pytest.approx(trust * float(rows.labels("b")[1].sum()), rel=1e-5)
     assert whole.labels("c")[0].shape == (300, 3)
 
@@ -390,6 +394,34 @@ def test_a_learner_delivers_a_model_that_loads_alone(tmp_path):
     before = learner.predict(frame)
     learner.save(tmp_path / "model")
     pd.testing.assert_frame_equal(Learner.load(tmp_path / "model").predict(frame), before)
+
+
+@pytest.mark.parametrize("word", LABELS)
+def test_the_constant_is_the_best_that_can_be_said_without_looking(word, rng):
+    task, target, known, (output, _) = labelled(word, rng)
+    known = known.clone()
+    known[:9] = False
+    heavy = torch.from_numpy(rng.uniform(0.5, 2, tuple(known.shape)))
+    best = mean_label(task, target, known, heavy)
+
+    def cost(values):
+        return float((errors(task, values.expand(N, -1), target) * known * heavy).sum())
+
+    for other in natural(task, output)[:20]:
+        for step in (0.02, 1.0):
+            assert cost(best) <= cost((1 - step) * best + step * other) + 1e-6
+
+
+def test_where_inputs_tell_nothing_the_constant_teaches_and_is_no_part_of_a_mixture():
+    random = np.random.default_rng(0)
+    y, noise = (torch.from_numpy(random.normal(size=300)) for _ in range(2))
+    said = {"joint": noise.unsqueeze(1), "boosting": -noise.unsqueeze(1), "constant": torch.zeros(300, 1).double()}
+    e = Evidence(Regression("y"), said, y, torch.ones(300, dtype=torch.bool), None, torch.arange(300) % 3, {})
+    found = choose(e, blend=False)
+    assert (found.name, found.single) == ("constant", "constant")
+    assert set(said) == {"joint", "boosting", "constant"}
+    mixture = choose(replace(e, said={c: v for c, v in said.items() if c != "boosting"}))
+    assert "blend" not in mixture.values  # one is no mixture
 
 
 @pytest.mark.parametrize(

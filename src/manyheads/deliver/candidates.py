@@ -24,9 +24,10 @@ from ..tasks import Task
 from ..train import Training
 from .between import PLAIN
 from .parts import Fold, take
-from .spaces import natural, of_predicted
+from .spaces import label, natural, of_predicted
 
-SINGLE = ("alone", "linear", "boosting")
+CONSTANT = "constant"
+SINGLE = ("alone", "linear", "boosting", CONSTANT)
 """Candidates that know one task each."""
 WORDS = ("joint", "group", *SINGLE, "blend")
 """All candidates, from what shares most to what shares least: of equals the first is taken."""
@@ -40,7 +41,7 @@ class Candidate:
     """A model, or one model per task.
 
     Attributes:
-        name: ``joint``, ``alone``, ``linear``, ``boosting``, or the tasks of a group.
+        name: ``joint``, ``alone``, ``linear``, ``boosting``, ``constant``, or the tasks of a group.
         tasks: those that it can teach.
         word: of `WORDS`.
     """
@@ -70,6 +71,7 @@ def candidates_of(
     if "alone" in words and len(names) > 1:
         found.append(Candidate("alone", whole, "alone"))
     found += [Candidate(word, whole, word) for word in ("linear", "boosting") if word in words and simple]
+    found += [Candidate(CONSTANT, whole, CONSTANT)] if CONSTANT in words else []
     return found
 
 
@@ -257,7 +259,11 @@ def _simple(
     rows = source.rows[table].take(fold.within[table])
     if name not in rows.tasks or not len(index := rows.known_rows(name)):
         return None
-    target, known, weight = (None if v is None else v[index] for v in rows.labels(name))
+    target, known, weight = rows.labels(name)
+    target, known, weight = target[index], known[index], None if weight is None else weight[index]
+    if word == CONSTANT:
+        count = len(held[table]) + (len(more[table]) if table in more else 0)
+        return mean_label(task, target, known, weight).expand(count, -1)
     x = {k: v[index] for k, v in rows.inputs.items() if k in PLAIN}
     asked = {k: v for k, v in held[table].inputs.items() if k in PLAIN}
     if table in more:
@@ -269,6 +275,13 @@ def _simple(
 
     what = [word, task.to_json(), x, asked, target, known, weight, seed, "out of fold"]
     return torch.tensor(values() if ledger is None else ledger.values(what, values), dtype=torch.float64)
+
+
+def mean_label(task: Task, target: Tensor, known: Tensor, weight: Tensor | None) -> Tensor:
+    """What is best said without looking at the input: the mean of numbers, the shares of classes; (1, units)."""
+    m = known.double() if weight is None else known * weight.double()
+    m = m if m.dim() > 1 else m.unsqueeze(1)
+    return (label(task, target) * m).sum(0, keepdim=True) / m.sum(0, keepdim=True).clamp(min=1e-12)
 
 
 def _blank(source: Source, names: Sequence[str]) -> Says:

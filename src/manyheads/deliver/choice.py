@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..ragged import joined
 from ..statistics import Change, from_draws, paired_draws
 from ..tasks import Task
 from .blend import mixed, weights
-from .candidates import SINGLE, Says, Source
+from .candidates import CONSTANT, SINGLE, Says, Source
 from .parts import Fold, Rows, fold_of
 from .spaces import output_of
 
@@ -121,8 +121,9 @@ def choose(e: Evidence, blend: bool = True, by: str | None = None) -> Choice:
     """
     said = dict(e.said)
     shares: dict[str, dict[str, float]] = {c: {c: 1.0} for c in said}
-    if blend and len(e.said) > 1 and len(e.labelled):
-        said[BLEND], shares[BLEND] = blended(e)
+    mixable = replace(e, said={c: values for c, values in e.said.items() if c != CONSTANT})
+    if blend and len(mixable.said) > 1 and len(e.labelled):
+        said[BLEND], shares[BLEND] = blended(mixable)
     rows = e.labelled
     some = Evidence(e.task, said, e.target, e.known, e.weight, e.fold, e.extra).of(rows)
     values = {c: value_of(some, c) for c in said}

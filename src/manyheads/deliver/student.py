@@ -23,6 +23,10 @@ Targets = Mapping[str, Mapping[str, Tensor]]
 """Task -> table -> natural outputs of its teacher (rows, units), NaN where it says nothing."""
 
 
+Trust = Mapping[str, float]
+"""Task -> lambda."""
+
+
 class Further(NamedTuple):
     """Rows without labels, and what the teachers say of them."""
 
@@ -34,7 +38,7 @@ NONE = Further({}, {})
 
 
 def student(
-    source: Source, spec: RunSpec, targets: Targets, within: Rows, trust: float, seed: int, further: Further = NONE
+    source: Source, spec: RunSpec, targets: Targets, within: Rows, trust: Trust, seed: int, further: Further = NONE
 ) -> Training | Members:
     r"""A run of all tasks that minimises, per task, a mean over rows of
 
@@ -55,7 +59,7 @@ def student(
         spec: the student's architecture and training.
         targets: what the teachers say.
         within: the rows that may be learned from.
-        trust: lambda, 0 to 1.
+        trust: lambda of each task, 0 to 1.
         seed: of the run.
         further: rows that were made up.
 
@@ -83,13 +87,13 @@ def student(
     return run
 
 
-def lesson(source: Source, table: str, rows: Taskset, targets: Targets, which: Tensor, trust: float) -> Taskset:
+def lesson(source: Source, table: str, rows: Taskset, targets: Targets, which: Tensor, trust: Trust) -> Taskset:
     """Rows of a table with labels and teaching mixed.
 
     Args:
         rows: its rows that are learned from.
         which: their numbers among all rows of the table.
-        trust: lambda.
+        trust: lambda of each task.
     """
     blocks = []
     for block in rows.blocks:
@@ -103,7 +107,7 @@ def lesson(source: Source, table: str, rows: Taskset, targets: Targets, which: T
 
 
 def unlabelled(
-    source: Source, table: str, rows: Taskset, targets: Targets, taught_rows: Taskset, trust: float
+    source: Source, table: str, rows: Taskset, targets: Targets, taught_rows: Taskset, trust: Trust
 ) -> Taskset:
     """Rows without labels as lessons.
 
@@ -111,7 +115,7 @@ def unlabelled(
         rows: of the table, in its columns.
         targets: what the teachers say of them.
         taught_rows: the table's lessons with labels; these weigh at most as much.
-        trust: lambda.
+        trust: lambda of each task.
     """
     blocks = []
     for block in taught_rows.blocks:
@@ -123,7 +127,7 @@ def unlabelled(
             full = known.new_zeros(len(rows), *known.shape[1:]) | heard.view(-1, *[1] * (known.dim() - 1))
             share = min(1.0, float((known & (weight > 0)).sum()) / max(int(full.sum()), 1))
             values = torch.zeros(len(rows), *target.shape[1:]) if said is None else taught(source.tasks[name], said)
-            parts.append((values, full, full * (trust * share)))
+            parts.append((values, full, full * (trust[name] * share)))
         if block.stacked:
             target, known, weight = (torch.stack(list(v), 1) for v in zip(*parts, strict=True))
             blocks.append(Block(block.tasks, target, known, weight, True))
@@ -147,7 +151,7 @@ def joined(rows: Taskset, more: Taskset) -> Taskset:
 
 
 def _mixed(
-    source: Source, table: str, rows: Taskset, name: str, said: Tensor | None, which: Tensor, trust: float
+    source: Source, table: str, rows: Taskset, name: str, said: Tensor | None, which: Tensor, trust: Trust
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(target, known, weight) of one task."""
     task = source.tasks[name]
@@ -160,8 +164,8 @@ def _mixed(
     u = _heard(heard, by_row)
     if m.dim() > 1:  # several labels a row, each by itself
         u, heard = u.unsqueeze(1).expand_as(m), heard.unsqueeze(1).expand_as(m)
-    labels = torch.where(heard, (1 - trust) * m, m)
-    lessons = trust * u
+    labels = torch.where(heard, (1 - trust[name]) * m, m)
+    lessons = trust[name] * u
     total = labels + lessons
     wide = (lambda v: v) if m.dim() > 1 else (lambda v: v.unsqueeze(1))
     both = (wide(labels) * y + wide(lessons) * t.nan_to_num(0.0)) / wide(total).clamp(min=1e-12)

@@ -25,7 +25,7 @@ from ..tasks import Task
 from ..train import Training
 from . import spaces
 from .between import between
-from .candidates import SINGLE, WORDS, Candidate, Says, Source, ask, candidates_of, carry, says
+from .candidates import CONSTANT, SINGLE, WORDS, Candidate, Says, Source, ask, candidates_of, carry, says
 from .check import BEST, STUDENT, TEACHER, Judged, judge, worse
 from .choice import BLEND, Choice, blended, choose, evidence, part_of
 from .parts import Fold, Rows, levels, take
@@ -41,11 +41,13 @@ class Settings:
     """How a model is delivered.
 
     Args:
-        words: candidates beside the joint model: of ``group``, ``alone``, ``linear``, ``boosting``, ``blend``.
+        words: candidates beside the joint model: of ``group``, ``alone``, ``linear``, ``boosting``, ``constant``,
+            ``blend``.
         groups: proposed groups of tasks, such as those of `manyheads group`.
         folds: every candidate is asked about each of so many parts of the rows, having learned from the others.
         members: nets of a model that is asked about a part, at most.
-        trust: lambda: the share of the teacher in the student's loss, 0 to 1.
+        trust: lambda: the share of the teacher in the student's loss, 0 to 1; a constant, which is the best there is
+            where inputs tell nothing, is trusted wholly.
         capacity: the student's hidden width over the joint model's.
         between: made-up rows per row, on which the student hears its teachers.
         richer: whether a student with tasks behind is tried with piecewise-linear embeddings and twice the width.
@@ -55,7 +57,7 @@ class Settings:
         ConfigError: a number that cannot be, an unknown word.
     """
 
-    words: tuple[str, ...] = ("group", "alone", "linear", "boosting", "blend")
+    words: tuple[str, ...] = ("group", "alone", "linear", "boosting", "constant", "blend")
     groups: tuple[tuple[str, ...], ...] = ()
     folds: int = 5
     members: int = 4
@@ -205,7 +207,7 @@ class _Study:
         rehearsal = self._rehearsal(choices)
         best, tried = self._best(rehearsal, everything, choices)
         every = {t: torch.arange(len(own)) for t, own in rows.items()}
-        run = self._trained(best.spec, whole, every, self.source.spec.seed, "student")
+        run = self._trained(best.spec, whole, every, self.source.spec.seed, "student", choices)
         return Delivered(best.spec, self.source.prepared, run, self._told(choices, best, tried))
 
     # -- teachers
@@ -242,9 +244,16 @@ class _Study:
     # -- the student
 
     def _trained(
-        self, spec: RunSpec, lessons: tuple[Targets, Further], within: Rows, seed: int, what: str
+        self,
+        spec: RunSpec,
+        lessons: tuple[Targets, Further],
+        within: Rows,
+        seed: int,
+        what: str,
+        choices: Mapping[str, Choice],
     ) -> Training | Members:
-        run = student(self.source, spec, lessons[0], within, self.how.trust, seed, lessons[1])
+        trust = {t: 1.0 if choice.name == CONSTANT else self.how.trust for t, choice in choices.items()}
+        run = student(self.source, spec, lessons[0], within, trust, seed, lessons[1])
         carry([run], self.n_jobs, self.tell, self.ledger, what)
         return run
 
@@ -277,7 +286,7 @@ class _Study:
         """The student without the first fold, judged by it."""
         fold = self.folds[0]
         seed = seed_of(self.source.seed, "rehearsal")
-        run = self._trained(spec, lessons, fold.within, seed, "rehearsal of the student")
+        run = self._trained(spec, lessons, fold.within, seed, "rehearsal of the student", choices)
         tasks = self.source.tasks
         said = says(run.model, tasks, list(tasks), take(self.source.rows, fold.held))
         found = {}
