@@ -14,8 +14,9 @@ trained to be correlated.
 * ``diabetes130``: nine tasks of 8,000 hospital stays, no patient in two parts.
 * ``tox21``: twelve laboratory tests of 7,831 compounds read as runs of characters, no compound in two parts.
 
-Settings are the library's defaults, or the recipes' where there is one, with fewer members of each model (two; one for diabetes130 and
-tox21) and, for tox21, fewer runs of characters (512) and a narrower net (64), so that all takes some ten minutes.
+Settings are the library's defaults, or the recipes' where there is one, with fewer members of each model (two; one for
+diabetes130 and tox21) and, for tox21, fewer runs of characters (512) and a narrower net (64), so that all takes some
+ten minutes.
 
 All but `card` need their files (environment variable MANYHEADS_DATA). `--cache FILE` keeps each data set's figures, so
 that an interrupted run goes on; delete it when the library has changed. `--only tox21,card` runs some.
