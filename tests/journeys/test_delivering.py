@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from manyheads.cli import main
 from manyheads.commands.delivering import read, settings_of
 from manyheads.faults import ConfigError
+from manyheads.results import Grouping
 
 CONFIG = """
 schema_version: 1
@@ -73,7 +75,7 @@ def test_an_interrupted_delivery_goes_on(card, capsys, monkeypatch):
     assert read(card / "out") == whole
 
 
-def test_settings_are_checked(card, tmp_path):
+def test_settings_are_checked(card, tmp_path, monkeypatch):
     assert settings_of(["alone"], None, ["trust=1", "folds=4"]).trust == 1
     with pytest.raises(ConfigError, match="should be one of folds, members"):
         settings_of(None, None, ["fold=4"])
@@ -81,5 +83,14 @@ def test_settings_are_checked(card, tmp_path):
         settings_of(None, None, ["folds=4.5"])
     with pytest.raises(ConfigError, match=r"Found no groups.json"):
         settings_of(None, tmp_path, [])
+    grouping = Grouping(
+        groups=(("IQ", "KWW"), ("married",)), serves={}, gains={}, total=None, exact=True, budget=2, cost=2
+    )
+    (tmp_path / "groups.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "manyheads.commands.delivering.read_groups", lambda _: SimpleNamespace(groupings={"rsa": grouping})
+        )
+        assert settings_of(None, tmp_path, []).groups == (("IQ", "KWW"), ("married",))
     assert main(["deliver", "-c", "run.yaml", "-o", "out", "--dry-run"]) == 0
     assert not (card / "out").exists()

@@ -160,7 +160,7 @@ def source_of(frame, spec):
     return Source(spec, prepared, prepared.tasksets["train"], 0, 2)
 
 
-@pytest.mark.parametrize("word", ["joint", "alone", "linear", "boosting"])
+@pytest.mark.parametrize("word", ["joint", "group", "alone", "linear", "boosting"])
 def test_a_teacher_has_not_seen_the_rows_that_it_teaches(word):
     """Labels of one fold change places: what is said of that fold stays, to the bit, and the rest does not."""
     frame, spec = table(), spec_of()
@@ -170,7 +170,7 @@ def test_a_teacher_has_not_seen_the_rows_that_it_teaches(word):
     other = frame.copy()
     other.loc[held, "a"] = frame["a"].to_numpy()[np.roll(held, 1)]
     moved = source_of(other, spec)
-    candidates = [Candidate(word, ("a",) if word != "joint" else ("a", "b", "c"), word)]
+    candidates = [Candidate(word, {"joint": ("a", "b", "c"), "group": ("a", "b")}.get(word, ("a",)), word)]
     before = ask(source, candidates, found)[0][word]["a"]["table"]
     after = ask(moved, candidates, folds(spec, moved.rows, 3, 0))[0][word]["a"]["table"]
     assert before.isfinite().all()
