@@ -2,8 +2,8 @@
 
 Five alphabets of `omniglot_small1`, 28 x 28. Korean is never learned from. What is learned from is made more: each
 character turned by 90, 180 and 270 degrees is a character of its own, and each picture that is drawn is moved, turned
-and stretched a little. Settings were chosen with Greek held out and Korean left out (`--held Greek`). Batch
-normalisation goes by the rows of an episode, query rows among them, as is usual here.
+and stretched a little. The settings were fixed beforehand; others are to be chosen with Greek held out and Korean left
+out (`--held Greek`). Batch normalisation goes by the rows of an episode, query rows among them, as is usual.
 """
 
 from __future__ import annotations

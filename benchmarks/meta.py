@@ -8,7 +8,7 @@ Speed: meta-steps of MAML with episodes side by side, against one after the othe
 Seconds are those of the processor: one thread, so that of two cores the other one is free for a second run.
 
 ``--cache FILE`` keeps what was found cell by cell, and takes it up again; ``--only maml,proto`` runs some cells;
-``--held Greek`` holds out another alphabet and leaves Korean out, which is how settings were chosen.
+``--held Greek`` holds out another alphabet and leaves Korean out, which is how settings are to be chosen.
 """
 
 from __future__ import annotations
