@@ -13,8 +13,9 @@ from manyheads.data.datasets import load
 from manyheads.data.infer import infer
 from manyheads.data.preprocess import Preprocess
 from manyheads.faults import ConfigError, DataError
-from manyheads.tasks.classification import Binary, Multiclass
-from manyheads.tasks.regression import Regression
+from manyheads.tasks.classification import Binary, Multiclass, Multilabel
+from manyheads.tasks.regression import Count, Regression
+from manyheads.tasks.text import Tagging
 
 
 @pytest.fixture
@@ -78,6 +79,24 @@ def test_values() -> None:
         Datetime("x").transform(pd.Series(["soon"]))
     with pytest.raises(ConfigError, match=r"Did you mean `numeric`"):
         infer(pd.DataFrame({"x": [1]}), {"x": "numerik"})
+
+
+@pytest.mark.parametrize(
+    ("task", "cells"),
+    [
+        (Multilabel("k", target=("a", "b")), {"a": [0, 1, 0], "b": [1, 0, 2]}),
+        (Regression("k", target="a", transform="log1p"), {"a": [0.5, 1.0, -3.0]}),
+        (Count("k", target="a"), {"a": [0, 1, -1]}),
+        (Regression("k", target="a"), {"a": [0.5, 1.0, "two"]}),
+        (Multiclass("k", target="a", classes=("p", "q")), {"a": ["p", "q", "r"]}),
+        (Tagging("k", target="a", tags=("O", "B-x", "I-x")), {"a": ["O", "B-x O", "y"]}),
+    ],
+    ids=["multilabel", "log1p", "count", "number", "class", "tag"],
+)
+def test_a_label_that_cannot_be_read_has_its_row(task, cells) -> None:
+    with pytest.raises(DataError, match=r"[Tt]ask `k`: .*\brow 2\b") as caught:
+        task.encode(pd.DataFrame(cells, dtype=object))
+    assert caught.value.row == 2
 
 
 def test_a_value_is_found_in_its_table(table: pd.DataFrame) -> None:

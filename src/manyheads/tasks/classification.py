@@ -344,9 +344,14 @@ class Multilabel(Task):
     def encode(self, labels: pd.DataFrame) -> tuple[Tensor, Tensor]:
         values = np.stack([numbers(labels[c], self) for c in self.targets], axis=1)
         known = ~np.isnan(values)
-        if not np.isin(values[known], (0.0, 1.0)).all():
-            found = values[known][~np.isin(values[known], (0.0, 1.0))][0]
-            raise DataError(f"Task `{self.name}`: a multilabel column should hold 0 and 1. Found {found}.")
+        wrong = known & ~np.isin(values, (0.0, 1.0))
+        if wrong.any():
+            row, at = (int(i) for i in np.argwhere(wrong)[0])
+            raise DataError(
+                f"Task `{self.name}`: column `{self.targets[at]}` should hold 0 and 1. Found {values[row, at]:g} in "
+                f"row {row}; leave the cell empty if the label is missing.",
+                row,
+            )
         return tensor(np.where(known, values, 0.0)), torch.from_numpy(known)
 
     def shown(self, output: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class Regression(Task):
         if self.transform != "log1p":
             return values
         if (values <= -1).any():
-            raise DataError(f"Task `{self.name}`: log1p needs labels above -1. Found {np.nanmin(values)}.")
+            row = int(np.nanargmin(values))
+            raise DataError(f"Task `{self.name}`: log1p needs labels above -1. Found {values[row]} in row {row}.", row)
         return np.log1p(values)
 
     def fitted(self, labels: pd.DataFrame) -> Regression:
@@ -112,7 +113,8 @@ class Count(Task):
     def _counts(self, labels: pd.DataFrame) -> np.ndarray:
         values = numbers(column(labels, self), self)
         if (values < 0).any():
-            raise DataError(f"Task `{self.name}`: a count should be 0 or more. Found {np.nanmin(values)}.")
+            row = int(np.nanargmin(values))
+            raise DataError(f"Task `{self.name}`: a count should be 0 or more. Found {values[row]} in row {row}.", row)
         return values
 
     def fitted(self, labels: pd.DataFrame) -> Count:
