@@ -4,6 +4,7 @@ import pytest
 from test_pages import outside, words
 
 from manyheads.report import render_evidence
+from manyheads.report.later import _drawn
 from manyheads.results import Evidence
 from manyheads.results.added import Adapted, Added, CurvePoint, Kept, Merged, TransferCurve
 
@@ -47,6 +48,24 @@ def test_what_became_of_a_model_is_told(found, said):
     assert "norm" not in words(page).split("Environment")[0].replace("normal", "")
     assert not outside(page)
     assert ("<svg" in page) == ("curves" in found)
+
+
+def test_one_wide_interval_does_not_flatten_all_others():
+    wild = CurvePoint(mean=-9.0, low=-30.0, high=12.0)
+    found = curve().model_copy(
+        update={"metric": "r2", "starts": {"scratch": (wild, point(0.2)), "probe": (point(0.6), point(0.8))}}
+    )
+    courses = {c.name: c.points for c in _drawn(found)}
+    assert courses["scratch"][0] == (10, -1.0, -1.0, pytest.approx(2.6))
+    assert courses["probe"][1] == (1000, 0.8, pytest.approx(0.7), pytest.approx(0.9))
+    assert "−9.000 [−30.00, 12.00]" in words(render_evidence(Evidence(title="Later", added=ADDED, curves=(found,))))
+
+
+def test_folders_are_named_without_those_they_lie_in():
+    merged = MERGED.model_copy(update={"start": "/somewhere/of/mine/run", "models": ("a/top", "b/warm")})
+    text = words(render_evidence(Evidence(title="Later", merged=merged)))
+    assert "mine" not in text.split("Environment")[0]
+    assert "top, warm" in text
 
 
 def test_evidence_is_read_back():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from markupsafe import Markup
 
@@ -77,8 +79,14 @@ def life(evidence: Evidence) -> Life | None:
         lead = f"The model followed {number(adapted.rows)} rows of a new domain: {_counted(kept, better, worse)}."
     else:
         assert merged is not None
-        facts = [("way", merged.how), ("models", ", ".join(merged.models)), ("start", merged.start or NONE)]
-        facts += [(f"cosine of {name} with the start", number(near, 3)) for name, near in merged.nearness.items()]
+        facts = [
+            ("way", merged.how),
+            ("models", ", ".join(map(_named, merged.models))),
+            ("start", _named(merged.start)),
+        ]
+        facts += [
+            (f"cosine of {_named(name)} with the start", number(near, 3)) for name, near in merged.nearness.items()
+        ]
         lead = f"{len(merged.models)} models became one: {_counted(kept, better, worse)}."
     facts += [(name, number(value)) for name, value in found.settings.items() if value is not None]
     unchecked = () if adapted is not None else (added or merged).unchecked  # type: ignore[union-attr]
@@ -99,17 +107,40 @@ def _row(k: Kept) -> tuple[str, ...]:
     gain = None if k.before is None or k.after is None else -k.fell
     arrow = "↑" if k.greater_is_better else "↓"
     return (
-        k.task, k.model, f"{k.metric} {arrow}", number(k.before), number(k.after), signed(gain, 4), number(k.labels),
+        k.task, _named(k.model), f"{k.metric} {arrow}", number(k.before), number(k.after), signed(gain, 4), number(k.labels),
         k.note,
     )  # fmt: skip
 
 
-def _curve(found: TransferCurve) -> Curve:
-    courses = [
-        Course(start, tuple((n, p.mean, p.low, p.high) for n, p in zip(found.counts, points, strict=True)))
+def _named(folder: str | None) -> str:
+    """A folder without those that it lies in, which are somebody's own."""
+    return NONE if folder is None else PurePath(folder).name or folder
+
+
+def _drawn(found: TransferCurve) -> list[Course]:
+    """The courses within a frame that the means fill at least a third of; an R2 below -1 is drawn at -1."""
+    least = -1.0 if found.metric == "r2" else -math.inf
+    means = [max(p.mean, least) for points in found.starts.values() for p in points if p.mean is not None]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    bottom, top = max(low - (high - low), least), high + (high - low)
+
+    def within(value: float | None) -> float | None:
+        return value if value is None or high == low else min(max(value, bottom), top)
+
+    return [
+        Course(
+            start,
+            tuple(
+                (n, within(p.mean), within(p.low), within(p.high)) for n, p in zip(found.counts, points, strict=True)
+            ),
+        )
         for start, points in found.starts.items()
     ]
-    said = "; ".join(f"{c.name} from {number(c.points[0][1])} to {number(c.points[-1][1])}" for c in courses)
+
+
+def _curve(found: TransferCurve) -> Curve:
+    courses = _drawn(found)
+    said = "; ".join(f"{s} from {number(p[0].mean)} to {number(p[-1].mean)}" for s, p in found.starts.items())
     drawing = charts.bands(
         found.task, courses[:MOST], x_name="labels", y_name=found.metric, rank=3, counts=True,
         words=f"{found.task}, {found.metric}, from {found.counts[0]} to {found.counts[-1]} labels: {said}.",
