@@ -107,8 +107,8 @@ def _row(k: Kept) -> tuple[str, ...]:
     gain = None if k.before is None or k.after is None else -k.fell
     arrow = "↑" if k.greater_is_better else "↓"
     return (
-        k.task, _named(k.model), f"{k.metric} {arrow}", number(k.before), number(k.after), signed(gain, 4), number(k.labels),
-        k.note,
+        k.task, _named(k.model), f"{k.metric} {arrow}", number(k.before), number(k.after), signed(gain, 4),
+        number(k.labels), k.note,
     )  # fmt: skip
 
 
