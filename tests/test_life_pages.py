@@ -56,7 +56,7 @@ def test_one_wide_interval_does_not_flatten_all_others():
         update={"metric": "r2", "starts": {"scratch": (wild, point(0.2)), "probe": (point(0.6), point(0.8))}}
     )
     courses = {c.name: c.points for c in _drawn(found)}
-    assert courses["scratch"][0] == (10, -1.0, -1.0, pytest.approx(2.6))
+    assert courses["scratch"][0] == (10, -1.0, -1.0, 1.0)
     assert courses["probe"][1] == (1000, 0.8, pytest.approx(0.7), pytest.approx(0.9))
     assert "−9.000 [−30.00, 12.00]" in words(render_evidence(Evidence(title="Later", added=ADDED, curves=(found,))))
 

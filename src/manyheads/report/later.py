@@ -119,10 +119,10 @@ def _named(folder: str | None) -> str:
 
 def _drawn(found: TransferCurve) -> list[Course]:
     """The courses within a frame that the means fill at least a third of; an R2 below -1 is drawn at -1."""
-    least = -1.0 if found.metric == "r2" else -math.inf
+    least, most = (-1.0, 1.0) if found.metric == "r2" else (-math.inf, math.inf)
     means = [max(p.mean, least) for points in found.starts.values() for p in points if p.mean is not None]
     low, high = min(means, default=0.0), max(means, default=0.0)
-    bottom, top = max(low - (high - low), least), high + (high - low)
+    bottom, top = max(low - (high - low), least), min(high + (high - low), most)
 
     def within(value: float | None) -> float | None:
         return value if value is None or high == low else min(max(value, bottom), top)
