@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         simulated(bench, 20 if bench.quick else given.studies, cells)
     if given.studies is None:
         names = ["equal"] if bench.quick else given.suites.split(",")
-        suites(bench, names, 2 if bench.quick else given.seeds, cells)
+        suites(bench, names, 1 if bench.quick else given.seeds, cells)
     return bench.finish()
 
 
