@@ -28,6 +28,8 @@ from .statistics import (
 
 REFERENCES = ("constant", "linear", "boosting")
 """Methods that are shown beside the others, and not judged as ways of sharing."""
+PLAIN = ("joint", "single")
+"""What is done where nothing else is known to be better: one model for all tasks, or one for each."""
 CLEAR = "clear of 0"
 _MOST_SENTENCES = 6
 
@@ -310,12 +312,45 @@ def _best(values: Mapping[str, float | None], greater_is_better: bool) -> str | 
 
 
 def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tuple[str, dict[str, Number], str]:
-    """The method to recommend, by what all are worth on validation: (its name, delta-m of each, why).
+    r"""The method to recommend, by what all are worth on validation: (its name, delta-m of each, why).
+
+    All together and all alone (``joint`` and ``single``) need no proof. Of these two the simpler is taken, the one with
+    fewer parameters, unless the other is better by more than a standard error of their paired difference over repeats.
+    Anything else has to beat the one taken by more than the best of m proposals beats it by chance,
+    :math:`t_{1 - .16 / m,\; n - 1}` standard errors; with one proposal and many repeats this is a standard error, again.
+    Of those that do, the simplest within a standard error of the best is taken. Where there is no ``joint``, no method
+    has to prove itself.
 
     Args:
         methods: ``single`` among them, with values on validation and parameters.
         tasks: task -> metric and direction.
+
+    Reference:
+        The standard-error rule: Classification and Regression Trees, Breiman, Friedman, Olshen, Stone, 1984.
     """
+    rows = _over_single(methods, tasks)
+    means = {name: float(np.nanmean(row)) if not np.isnan(row).all() else 0.0 for name, row in rows.items()}
+    plain = [name for name in PLAIN if name in methods] if "joint" in methods else list(methods)
+    name, why = _simplest(plain, methods, rows, means)
+    proposals = [n for n in methods if n not in plain]
+    proven = []
+    for proposal in proposals:
+        lead, error = _paired(rows[proposal], rows[name])
+        if lead > error * _chance(len(proposals), len(rows[proposal])):
+            proven.append(proposal)
+    if proven:
+        name, why = _simplest(proven, methods, rows, means)
+    elif proposals:
+        top = max(proposals, key=lambda n: means[n])
+        if means[top] > means[name]:
+            best = f"the best of {len(proposals)} proposals" if len(proposals) > 1 else "the only proposal"
+            why += f" `{top}`, {best}, leads `{name}` by no more than chance can."
+    said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
+    return name, dict(means), f"On validation, the mean over tasks against single-task models: {said}.{why}"
+
+
+def _over_single(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> dict[str, NDArray[np.float64]]:
+    """Method -> per repeat, the mean over tasks of its change over single-task models."""
     single = methods["single"]
     rows = {}
     for name, method in methods.items():
@@ -326,17 +361,36 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
             deltas.append(delta(own, base, direction.greater_is_better, absolute, direction.metric))
         there = [d for d in deltas if not np.isnan(d).all()]
         rows[name] = np.mean(there, axis=0) if there else np.zeros(len(next(iter(single.values.values()), ())))
-    means = {name: float(np.nanmean(row)) if not np.isnan(row).all() else 0.0 for name, row in rows.items()}
-    top = max(means, key=lambda name: means[name])
-    for name in sorted(methods, key=lambda name: methods[name].parameters or 0):
-        gap = rows[top] - rows[name]
-        gap = gap[~np.isnan(gap)]
-        spread = float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
-        error = spread / max(len(gap), 1) ** 0.5
-        if name == top or means[top] - means[name] <= error:
-            said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
-            why = f"On validation, the mean over tasks against single-task models: {said}."
-            if name != top:
-                why += f" `{name}` is simpler than `{top}` and within a standard error of it ({100 * error:.1f} %)."
-            return name, dict(means), why
+    return rows
+
+
+def _paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
+    """The mean difference over the repeats that have both, and its standard error."""
+    gap = own - other
+    gap = gap[~np.isnan(gap)]
+    error = float(gap.std(ddof=1)) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
+    return float(gap.mean()) if len(gap) else 0.0, error
+
+
+def _chance(proposals: int, repeats: int) -> float:
+    """How many standard errors the best of some proposals may lead by chance, at the level of one standard error."""
+    from scipy.stats import norm, t
+
+    return float(t.isf(norm.sf(1) / proposals, repeats - 1)) if repeats > 1 else 0.0
+
+
+def _simplest(
+    names: Sequence[str],
+    methods: Mapping[str, Method],
+    rows: Mapping[str, NDArray[np.float64]],
+    means: Mapping[str, float],
+) -> tuple[str, str]:
+    """The method with the fewest parameters within a standard error of the best, and why, if it is not the best."""
+    top = max(names, key=lambda name: means[name])
+    for name in sorted(names, key=lambda name: methods[name].parameters or 0):
+        _, error = _paired(rows[top], rows[name])
+        if name == top:
+            return name, ""
+        if means[top] - means[name] <= error:
+            return name, f" `{name}` is simpler than `{top}` and within a standard error of it ({100 * error:.1f} %)."
     raise AssertionError("the best method is within a standard error of itself")

@@ -16,6 +16,7 @@ from manyheads.verdicts import Direction, chosen
 
 NAMES = ("a", "b", "c")
 UP = {"a": Direction("accuracy", True), "b": Direction("accuracy", True)}
+UP1 = {"a": UP["a"]}
 
 
 def table(n=240, seed=0):
@@ -192,12 +193,46 @@ class TestChosen:
         assert valid["single"] == 0
         assert why.endswith("`joint` -14.2 %, `pair` +7.1 %, `single` +0.0 %.")
 
-    def test_the_simpler_one_within_a_standard_error(self):
-        wobble = np.array([0.02, -0.02, 0.02, -0.01])
-        found = methods(joint=self.single, pair=self.single + wobble, single=self.single - 0.001)
+    wobble = np.array([0.02, -0.02, 0.02, -0.01])
+
+    def test_the_simpler_one_of_the_plain_ways_within_a_standard_error(self):
+        name, _, why = chosen(methods(joint=self.single, single=self.single + self.wobble), UP)
+        assert name == "joint"
+        assert "`joint` is simpler than `single` and within a standard error of it" in why
+
+    def test_a_proposal_has_to_lead_by_more_than_chance(self):
+        found = methods(joint=self.single, pair=self.single + self.wobble, single=self.single - 0.001)
         name, _, why = chosen(found, UP)
         assert name == "joint"
-        assert "`joint` is simpler than `pair` and within a standard error of it" in why
+        assert why.endswith(". `pair`, the only proposal, leads `joint` by no more than chance can.")
+
+    def test_fewer_parameters_are_no_reason_to_fall_behind(self):
+        found = methods(joint=self.single - 0.1, pair=self.single - 0.0001 + self.wobble / 100, single=self.single)
+        assert chosen(found, UP)[0] == "single"
+
+    def test_the_best_of_many_is_asked_for_more(self):
+        def take(proposals):
+            rows = {f"pair{i}": self.single + 0.018 + self.wobble for i in range(proposals)}
+            values = {"joint": self.single, "single": self.single - 0.01} | rows
+            return chosen({n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in values.items()}, UP1)[0]
+
+        assert take(1) == "pair0"  # 1.8 standard errors; 1.19 asked
+        assert take(8) == "joint"  # 3.2 asked
+
+    def test_by_chance_alone_proposals_are_taken_no_more_often_than_a_standard_error_is_exceeded(self):
+        random = np.random.default_rng(0)
+        taken = 0
+        for _ in range(1000):
+            values = {"joint": self.single + 0.05 * random.standard_normal(4)}
+            values |= {f"pair{i}": self.single + 0.05 * random.standard_normal(4) for i in range(5)}
+            values["single"] = self.single - 1
+            found = {n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in values.items()}
+            taken += chosen(found, UP1)[0].startswith("pair")
+        assert taken / 1000 < 0.16 + 3 * (0.16 * 0.84 / 1000) ** 0.5
+
+    def test_without_a_joint_model_the_simplest_within_a_standard_error(self):
+        found = methods(pair=self.single, single=self.single + self.wobble)
+        assert chosen(found, UP)[0] == "pair"
 
     def test_a_constant_lead_has_no_error(self):
         found = methods(joint=self.single, pair=self.single + 0.001, single=self.single)
@@ -206,7 +241,7 @@ class TestChosen:
     def test_undefined_values_are_left_out(self):
         rows = {"joint": [None] * 4, "pair": [0.8, None, 0.8, 0.8], "single": [0.7, 0.7, None, 0.7]}
         found = {n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in rows.items()}
-        assert chosen(found, {"a": UP["a"]})[0] == "pair"
+        assert chosen(found, UP1)[0] == "pair"
 
 
 def test_agreement_is_spearmans():

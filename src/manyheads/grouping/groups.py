@@ -77,10 +77,10 @@ def validate(
     batch size; a group of one is the single-task model of `compare`. Where a task is in several groups, the one that
     was best for it on the repeat's validation part serves it.
 
-    What is recommended is chosen on validation, with a bias to the simpler: with :math:`m_r` the mean over tasks of the
-    deltas against single-task models in repeat r, the method with the fewest parameters is taken whose :math:`m` is not
-    under the best one's by more than a standard error of their paired difference, :math:`s / \sqrt n` (the plain one: a
-    choice is no claim, and an error corrected for what splits have in common would favour the simpler far too much).
+    What is recommended is chosen on validation (`verdicts.chosen`): one model for all or one for each, unless a
+    grouping beats it by more than the best of so many groupings would by chance. The standard errors are the plain ones
+    of the paired difference over repeats: a choice is no claim, and errors corrected for what splits have in common
+    would leave next to nothing to choose.
     Then the test parts are read, once.
 
     Args:
@@ -103,8 +103,7 @@ def validate(
 
     Reference:
         Which Tasks Should Be Learned Together in Multi-task Learning? Standley, Zamir, Chen, Guibas, Malik, Savarese,
-        2020. The standard-error rule: Classification and Regression Trees, Breiman, Friedman, Olshen, Stone, 1984; the
-        factor of re-drawn splits: Inference for the Generalization Error, Nadeau, Bengio, 2003.
+        2020. The factor of re-drawn splits: Inference for the Generalization Error, Nadeau, Bengio, 2003.
     """
     study = Study(
         spec, tasks, tables, groupings, targets=targets, parts=parts, repeats=repeats, branches_from=branches_from
