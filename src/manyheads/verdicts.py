@@ -317,9 +317,9 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
     All together and all alone (``joint`` and ``single``) need no proof. Of these two the simpler is taken, the one with
     fewer parameters, unless the other is better by more than a standard error of their paired difference over repeats.
     Anything else has to beat the one taken by more than the best of m proposals beats it by chance,
-    :math:`t_{1 - .16 / m,\; n - 1}` standard errors; with one proposal and many repeats this is a standard error, again.
-    Of those that do, the simplest within a standard error of the best is taken. Where there is no ``joint``, no method
-    has to prove itself.
+    :math:`t_{1 - .16 / m,\; n - 1}` standard errors; with one proposal and many repeats that is one standard
+    error, again. Of those that do, the simplest within a standard error of the best is taken. Where there is no
+    ``joint``, no method has to prove itself.
 
     Args:
         methods: ``single`` among them, with values on validation and parameters.

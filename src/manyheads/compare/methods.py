@@ -42,7 +42,7 @@ def compare_methods(
 
     All see the same splits, with the same epochs at most, batches, patience and encoder; equal weights are always among
     the balances. Each is judged against single-task networks, and p values are Holm-adjusted over all tasks of all
-    methods. The method to take is chosen on validation, with a bias to the fewest parameters (one standard error);
+    methods. The method to take is chosen on validation, with a bias to the plain and the simple (`verdicts.chosen`);
     after that each test part is read, once.
 
     Args:
