@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,20 +249,15 @@ def _one(
             rows = one(rows, by_name, random)
         return rows
 
-    objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
-    sampler = episodes_of(spec, objective, train, seed, within, change if changes else None) or Sampler(
-        train,
-        batch_size(n_rows) if spec.sampling.batch_size == "auto" else spec.sampling.batch_size,
-        mode=spec.sampling.mode,
-        schedule=spec.sampling.schedule,
-        temperature=spec.sampling.temperature,
-        weights=spec.sampling.weights,
-        max_epochs=spec.trainer.max_epochs,
-        seed=seed,
-        within=within,
-        bucket=spec.sampling.bucket,
-        change=change if changes else None,
-    )
+    objective = objective_of(spec, sum(max(len(rows.domains), 1) for rows in train.values()))
+    drawn: dict[str, Any] = {"seed": seed, "within": within, "change": change if changes else None}
+    drawn["max_epochs"] = spec.trainer.max_epochs
+    if objective.shape is None:
+        drawn |= {n: getattr(spec.sampling, n) for n in ("mode", "schedule", "temperature", "weights", "bucket")}
+        size = batch_size(n_rows) if spec.sampling.batch_size == "auto" else spec.sampling.batch_size
+        sampler = Sampler(train, size, **drawn)
+    else:
+        sampler = EpisodeSampler(train, objective.shape, **drawn)
     objective.attach(model)
     balance = make_balance(spec.optim.balance, [t.name for t in tasks])
     penalties = [make(Penalty, part.name, part.settings) for part in spec.optim.penalties]  # type: ignore[type-abstract]
@@ -271,25 +266,19 @@ def _one(
     )
 
 
-def episodes_of(
-    spec: RunSpec,
-    objective: Objective,
-    train: Mapping[str, Taskset],
-    seed: int,
-    within: Mapping[str, Tensor] | None,
-    change: Callable[[Taskset, torch.Generator], Taskset] | None,
-) -> Sampler | None:
-    """What draws episodes, for an objective that learns from them: by its own column, else by tables, else by groups.
+def objective_of(spec: RunSpec, tables: int) -> Objective:
+    """The objective of a run. Of one that learns from episodes, these are: by its own column, else tables, else groups.
 
-    Raises:
-        ConfigError: there is one domain and no ways.
+    Args:
+        spec: the run.
+        tables: how many there are to learn from.
     """
-    if (shape := objective.shape) is None:
-        return None
-    single = sum(max(len(rows.domains), 1) for rows in train.values()) == 1
-    if shape.by is None and shape.ways is None and single and spec.data.split.kind == "group":
-        objective.shape = shape = replace(shape, by=Split("group", spec.data.split.by).columns[0])
-    return EpisodeSampler(train, shape, seed=seed, within=within, change=change, max_epochs=spec.trainer.max_epochs)
+    objective = make(Objective, spec.optim.objective.name, spec.optim.objective.settings)  # type: ignore[type-abstract]
+    shape = objective.shape
+    grouped = tables == 1 and spec.data.split.kind == "group"
+    if shape is not None and shape.by is None and shape.ways is None and grouped:
+        objective.shape = replace(shape, by=Split("group", spec.data.split.by).columns[0])
+    return objective
 
 
 def batch_size(n_rows: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import modelfile
-from .build import Prepared, make_training, prepare
+from .build import Prepared, make_training, objective_of, prepare
 from .callback import Callback
 from .commands.card import card
 from .commands.examples import of_split
@@ -257,6 +257,9 @@ class Learner(Later):
     def evaluate(self, table: Any, split: str = "test", draws: int = 1000) -> pd.DataFrame:
         """One row per task: its primary metric, labels counted, 95 % bootstrap interval; all metrics are in `scores_`.
 
+        A model that learned to follow new domains (objective `maml`, say) follows some rows of each and is judged by
+        the others.
+
         Args:
             table: rows with target columns.
             split: the name of these rows in the report.
@@ -267,7 +270,11 @@ class Learner(Later):
         tasksets = self._tasksets(table)
         by = self.spec.data.split.by if self.spec.data.split.kind == "group" else None
         self._seen = split, tables_of(table)
-        self.scores_ = score(self.model_, tasksets, split, draws, redraw=by if isinstance(by, str) else None)
+        objective = objective_of(self.spec, len(self.dataset_.preprocess.sources))
+        follows = objective.shape is not None and objective.shape.ways is None
+        judged = objective.held_out(self.model_, tasksets) if follows else None
+        redraw = by if isinstance(by, str) else None
+        self.scores_ = score(self.model_, tasksets, split, draws, redraw=redraw, judged=judged)
         rows = [
             {
                 "task": s.task, "metric": s.metric, "value": s.value, "labels": s.labels,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from manyheads import modelfile, objectives
+from manyheads import Learner, Regression, modelfile, objectives
 from manyheads.cli import main
 from manyheads.evaluate import run
 
@@ -86,6 +86,40 @@ def test_the_scores_of_the_test_part_are_those_of_a_model_that_followed_it(deep)
     last = history.query("split == 'valid' and metric == 'r2'")["value"].max()
     assert by_part["valid"] == pytest.approx(last, abs=1e-4)
     assert by_part["test"] > 0.3
+
+
+def test_the_predictions_of_the_test_part_are_those_that_were_scored(deep):
+    report = json.loads((deep / "deep" / "report.json").read_text())
+    (score,) = (s["scores"][0] for s in report["scores"] if s["split"] == "test")
+    said, table = pd.read_parquet(deep / "deep" / "predictions" / "test.parquet"), pd.read_csv(deep / "pupils.csv")
+    assert len(said) == score["labels"]
+    assert said["row"].is_monotonic_increasing
+    true = table["score"].iloc[said["row"]].to_numpy()
+    r2 = 1 - ((true - said["score"]) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+    assert r2 == pytest.approx(score["value"], abs=1e-4)
+
+
+def test_new_domains_are_followed_where_a_model_is_evaluated(deep, monkeypatch, capsys):
+    monkeypatch.chdir(deep)
+    run = ["evaluate", "deep"]
+    assert main([*run, "few.csv", "--json"]) == 0
+    out = capsys.readouterr()
+    score = json.loads(out.out.splitlines()[-1])["scores"]["score"]["r2"]
+    assert score["labels"] == 20  # 10 of 30 were followed
+    assert "followed half of the rows of each `school`, 10 at most" in out.out + out.err
+    pd.read_csv("few.csv").drop(columns="school").to_csv("nameless.csv", index=False)
+    assert main([*run, "nameless.csv", "--json"]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out.splitlines()[-1])["scores"]["score"]["r2"]["labels"] == 20
+    assert "of each table, 10 at most" in out.out + out.err
+
+
+def test_a_learner_follows_new_domains_when_it_is_evaluated():
+    settings = {"objective": {"name": "maml", "inner_steps": 5, "inner_lr": 0.1}, "max_epochs": 12, "lr": 0.01}
+    split = {"kind": "group", "by": "school", "sizes": [0.6, 0.2, 0.2]}
+    learner = Learner([Regression("score", metrics=["r2"])], split=split, d_hidden=16, n_layers=1, **settings)
+    found = learner.fit(pupils()).evaluate(pupils(40).query("school > 's30'"))
+    assert found.loc["score", "value"] > 0.3
 
 
 def test_add_task_without_a_task_follows_a_new_school(deep, monkeypatch, capsys):

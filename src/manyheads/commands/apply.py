@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .. import gates
-from ..build import Prepared
+from ..build import Prepared, objective_of
 from ..catalog import hint
+from ..data import Taskset
 from ..data.assemble import Dataset
 from ..data.preprocess import concat
+from ..evaluate import Result, predict_frame, run, score
 from ..evaluate import predict as predictions
-from ..evaluate import predict_frame, run, score
 from ..faults import ConfigError, DataError
 from ..files import quoted, write_atomically
 from ..intake import Intake, of_file
@@ -242,7 +243,9 @@ def evaluate(
             frame = sifted(dataset, known, frame, labels=True)
         tasksets = dataset.tasksets({known: frame})
         meant = list(model.tasks) if name is None else [t for t in model.tasks if t in dataset.targets[name]]
-        found = score(model, {t: rows.to(dtype) for t, rows in tasksets.items()}, "test", tasks=meant)
+        tasksets = {t: rows.to(dtype) for t, rows in tasksets.items()}
+        judged = _followed(model_path, model, dataset, tasksets, door)
+        found = score(model, tasksets, "test", tasks=meant, judged=judged)
     if not any(s.labels for s in found.scores):
         wanted = list(dict.fromkeys(c for t in meant for c in model.tasks[t].targets))
         raise DataError(f"`{table}` should have labels in one of the columns {', '.join(wanted[:10])}. Found none.")
@@ -252,6 +255,24 @@ def evaluate(
     door.screen.scores([Scores(split=str(table.name), scores=found.scores)])
     answer = {"scores": scores_json([found])["test"], "rows": len(frame), "warnings": door.warned}
     return gates.check(demands, [found], answer)
+
+
+def _followed(
+    model_path: Path, model: AnyModel, dataset: Dataset, tasksets: Mapping[str, Taskset], door: Door
+) -> dict[str, Result] | None:
+    """Outputs and labels of the rows of domains that the model did not follow, if it learned to follow some."""
+    from ..config import load as config_of
+
+    own = model_path / "config.yaml"
+    if not own.is_file():
+        return None
+    objective = objective_of(config_of([own]), len(dataset.preprocess.sources))
+    if objective.shape is None or objective.shape.ways is not None:
+        return None
+    by, most = objective.shape.by, objective.shape.sizes[1]
+    by = f"each `{by}`" if any(by in rows.extra for rows in tasksets.values()) else "each table"
+    door.screen.say(f"The model followed half of the rows of {by}, {most} at most, and is judged by the others.")
+    return objective.held_out(model, tasksets)
 
 
 # ---- a run's own rows
@@ -280,6 +301,8 @@ class Trained(Protocol):
 def of_part(ready: Trained, model: Any, part: str) -> pd.DataFrame:
     """The rows of a part in the tables' order: table and row, ids, and every task's columns.
 
+    Of a run that learned to follow new domains: the rows that are left when some of each domain were followed.
+
     Args:
         ready: the run.
         model: its model.
@@ -287,13 +310,22 @@ def of_part(ready: Trained, model: Any, part: str) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from ..compare.rounds import lead
+
+    dtype, tables = next(model.parameters()).dtype, ready.intake.tables
+    of, at = _origin(ready, part)
+    judged = {source: rows.to(dtype) for source, rows in ready.prepared.tasksets[part].items()}
+    found: dict[str, list[pd.DataFrame]] = {}
+    for source, positions, own in lead(ready.training).objective.following(model, judged):
+        names, rows = of[source][positions.numpy()], at[source][positions.numpy()]
+        for name in dict.fromkeys(names):
+            mine = rows[names == name]
+            said = predict_frame(own, ready.prepared.dataset, name, tables[name].iloc[mine])
+            found.setdefault(name, []).append(said.set_axis(mine))
     frames = []
-    for name, frame in ready.intake.tables.items():
-        rows = np.flatnonzero(ready.intake.parts[name] == part)
-        if len(rows):
-            chosen = frame.iloc[rows].reset_index(drop=True)
-            found = predict_frame(model, ready.prepared.dataset, name, chosen)
-            frames.append(_led(ready, pd.Series(name, chosen.index), rows, found))
+    for name in (n for n in tables if n in found):
+        whole = pd.concat(found[name]).sort_index()
+        frames.append(_led(ready, pd.Series(name, whole.index), whole.index.to_numpy(), whole))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -308,7 +340,7 @@ def out_of_fold(ready: Trained) -> pd.DataFrame:
     training = ready.training
     runs = training.runs if isinstance(training, Members) else [training]
     tasks: Any = training.model.tasks
-    tables, rows = _origin(ready)
+    tables, rows = _origin(ready, "train")
     frames = []
     for one in runs:
         for source, held in one.valid.items():
@@ -328,12 +360,12 @@ def out_of_fold(ready: Trained) -> pd.DataFrame:
     return whole.sort_values(order, kind="stable", ignore_index=True) if len(order) == 2 else whole
 
 
-def _origin(ready: Trained) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Per source the table, and the row within it, of each training row."""
+def _origin(ready: Trained, part: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Per source the table, and the row within it, of each row of a part."""
     names: dict[str, list[np.ndarray]] = {}
     rows: dict[str, list[np.ndarray]] = {}
     for name, (source, _, _) in ready.prepared.dataset.offsets(ready.intake.tables).items():
-        found = np.flatnonzero(ready.intake.parts[name] == "train")
+        found = np.flatnonzero(ready.intake.parts[name] == part)
         names.setdefault(source, []).append(np.full(len(found), name, dtype=object))
         rows.setdefault(source, []).append(found)
     return {s: np.concatenate(n) for s, n in names.items()}, {s: np.concatenate(r) for s, r in rows.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -60,6 +60,16 @@ class Objective(ABC):
             seen: takes in what the sharing scheme wants to be seen.
         """
         return results(model, valid, seen=seen)
+
+    def following(self, model: nn.Module, rows: Mapping[str, Taskset]) -> Iterator[tuple[str, Tensor, nn.Module]]:
+        """Which model says what of labelled rows: (table, positions, the model), one after the other.
+
+        Args:
+            model: trained; it stays as it is.
+            rows: table -> rows.
+        """
+        for table, part in rows.items():
+            yield table, torch.arange(len(part)), model
 
     def conclude(self, model: nn.Module, train: Mapping[str, Taskset]) -> None:
         """Leave in a trained model what follows from its training rows at once; nothing, mostly.

@@ -305,17 +305,29 @@ class Episodic(Objective):
                         parts.setdefault(task, []).append(Result(padded, target, known, extra))
         return {task: Result.join(found) for task, found in parts.items()}
 
+    def following(self, model: nn.Module, rows: Mapping[str, Taskset]) -> Iterator[tuple[str, Tensor, nn.Module]]:
+        """Some rows of each domain are followed, the others are foretold by the copy that followed them.
+
+        Where classes are numbered anew in each episode the rows are the model's own, as it is. A table without the
+        column of the domains is one domain.
+        """
+        if self.shape.ways is not None:
+            yield from super().following(model, rows)
+            return
+        by = self.shape.by if any(self.shape.by in part.extra for part in rows.values()) else None
+        for table, part in by_domain(rows, by).items():
+            for support, rest in shots(part, self.shape.sizes[1]):
+                yield table, rest, self.fit(model, part.take(support), table)
+
     def held_out(self, model: nn.Module, valid: Mapping[str, Taskset], seen: Seen | None = None) -> dict[str, Result]:
         """Each held-out domain: the model is adapted to some of its rows, and judged by the rest."""
         if self.shape.ways is not None:
             return self._few_shot(model, valid)
         parts: dict[str, list[Result]] = {}
-        for table, rows in by_domain(valid, self.shape.by).items():
-            for support, rest in shots(rows, self.shape.sizes[1]):
-                own = self.fit(model, rows.take(support), table)
-                for task, found in results(own, {table: rows.take(rest)}, seen=seen).items():
-                    if bool(found.known.any()):  # a domain may label few of the tasks
-                        parts.setdefault(task, []).append(found)
+        for table, rest, own in self.following(model, valid):
+            for task, found in results(own, {table: valid[table].take(rest)}, seen=seen).items():
+                if bool(found.known.any()):  # a domain may label few of the tasks
+                    parts.setdefault(task, []).append(found)
         return {task: Result.join(found) for task, found in parts.items()}
 
 
