@@ -115,9 +115,10 @@ def test_new_domains_are_followed_where_a_model_is_evaluated(deep, monkeypatch, 
 
 
 def test_a_learner_follows_new_domains_when_it_is_evaluated():
+    encoder = {"name": "tabular", "d_hidden": 16, "n_layers": 1}
     settings = {"objective": {"name": "maml", "inner_steps": 5, "inner_lr": 0.1}, "max_epochs": 12, "lr": 0.01}
     split = {"kind": "group", "by": "school", "sizes": [0.6, 0.2, 0.2]}
-    learner = Learner([Regression("score", metrics=["r2"])], split=split, d_hidden=16, n_layers=1, **settings)
+    learner = Learner([Regression("score", metrics=["r2"])], split=split, encoder=encoder, **settings)
     found = learner.fit(pupils()).evaluate(pupils(40).query("school > 's30'"))
     assert found.loc["score", "value"] > 0.3
 
