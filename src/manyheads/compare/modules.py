@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from ..faults import ConfigError
 from ..parallel import workers
 from ..results import Cost, Method, MethodStudy
 from ..spec import Part
-from ..statistics import Change, from_draws
 from ..verdicts import chosen
 from ..verdicts import compare as judge
 from . import words
 from .goals import Data, Goal
 from .loop import Ended, Plan, said_of, train
+from .rounds import tests_of
 from .study import SINGLE
 
 
@@ -153,7 +154,14 @@ def _judged(
     on_test = described(lambda r, n, t: goals[t].value(*said[key(r, n, t)][t]) if t in said[key(r, n, t)] else None)
     tests = ratios = None
     if fixed:
-        tests = {pair: test for name in ways for pair, test in _row_tests(goals, name, said, repeats).items()}
+
+        def changed(name: str, r: int, task: str) -> tuple[float | None, np.ndarray] | None:
+            joint, single = said[r, name, None].get(task), said[r, SINGLE, task].get(task)
+            return None if joint is None or single is None else goals[task].draws(joint[1], joint[0], single[0])
+
+        tests = {
+            (name, t): test for name in ways for t, test in tests_of([*goals], repeats, partial(changed, name)).items()
+        }
     else:
         ratios = {
             t: len(said[0, ways[0], None][t][1]) / max(ended[0, ways[0], None].labels[t], 1)
@@ -189,27 +197,3 @@ def _judged(
         summary=verdicts.summary,
         protocol=protocol,
     )
-
-
-def _row_tests(
-    goals: Mapping[str, Goal],
-    name: str,
-    said: Mapping[tuple[int, str, str | None], Mapping[str, tuple[np.ndarray, np.ndarray]]],
-    repeats: int,
-) -> dict[tuple[str, str], Change]:
-    """Paired bootstrap over the test rows, means over seeds."""
-    changes, draws = {}, {}
-    for task, goal in goals.items():
-        found = []
-        for r in range(repeats):
-            joint, single = said[r, name, None].get(task), said[r, SINGLE, task].get(task)
-            if joint is not None and single is not None:
-                found.append(goal.draws(joint[1], joint[0], single[0]))
-        there = [(c, d) for c, d in found if c is not None]
-        if there:
-            changes[task] = float(np.mean([c for c, _ in there]))
-            draws[task] = np.mean([d for _, d in there], axis=0)
-    tests = {(name, t): from_draws(changes[t], draws[t]) for t in changes}
-    if changes and len({len(d) for d in draws.values()}) == 1:
-        tests[name, ""] = from_draws(float(np.mean(list(changes.values()))), np.mean(list(draws.values()), axis=0))
-    return tests

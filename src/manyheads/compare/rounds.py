@@ -119,31 +119,49 @@ def row_tests(
         Task -> its change, and under ``""`` the mean of all.
     """
     by = spec.data.split.by if spec.data.split.kind == "group" else None
+
+    def drawn(r: int, name: str) -> tuple[float | None, np.ndarray] | None:
+        pair = sides(r, name)
+        if pair is None:
+            return None
+        (task, mine), (base, other) = pair
+        output, target, known, rows = mine.labelled()
+        if not len(rows):
+            return None
+        metric = metrics.find(task.metrics[0])
+        groups = None if metric.column is None else mine.extra[metric.column][rows.numpy()]
+        more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
+        if isinstance(by, str):
+            more["redraw"] = mine.extra[by][rows.numpy()]
+        said, apart = task.predict(output), base.predict(other.labelled()[0])
+        return paired_draws(metric, task.truth(target), said, apart, groups, **more)
+
+    return tests_of(tasks, repeats, drawn)
+
+
+def tests_of(
+    tasks: Sequence[str], repeats: int, drawn: Callable[[int, str], tuple[float | None, np.ndarray] | None]
+) -> dict[str, Change]:
+    """Tests of changes that are means over seeds, and of the mean of all: its draws are means of the tasks' own.
+
+    Args:
+        tasks: in any order.
+        repeats: seeds.
+        drawn: (repeat, task) -> the change and what it was in each bootstrap draw; None where there is nothing.
+
+    Returns:
+        Task -> its change, and under ``""`` the mean of all, where they have as many draws.
+    """
     changes: dict[str, float] = {}
     draws: dict[str, np.ndarray] = {}
     for name in tasks:
-        found = []
-        for r in range(repeats):
-            pair = sides(r, name)
-            if pair is None:
-                continue
-            (task, mine), (base, other) = pair
-            output, target, known, rows = mine.labelled()
-            if not len(rows):
-                continue
-            metric = metrics.find(task.metrics[0])
-            groups = None if metric.column is None else mine.extra[metric.column][rows.numpy()]
-            more: dict[str, Any] = {"known": known.numpy()} if known.dim() > 1 else {}
-            if isinstance(by, str):
-                more["redraw"] = mine.extra[by][rows.numpy()]
-            said, apart = task.predict(output), base.predict(other.labelled()[0])
-            found.append(paired_draws(metric, task.truth(target), said, apart, groups, **more))
+        found = [one for r in range(repeats) if (one := drawn(r, name)) is not None]
         values = [(c, d) for c, d in found if c is not None]
         if values:
             changes[name] = float(np.mean([c for c, _ in values]))
             draws[name] = np.mean([d for _, d in values], axis=0)
     tests = {t: from_draws(changes[t], draws[t]) for t in changes}
-    if changes:
+    if len({len(d) for d in draws.values()}) == 1:
         tests[""] = from_draws(float(np.mean(list(changes.values()))), np.mean(list(draws.values()), axis=0))
     return tests
 
