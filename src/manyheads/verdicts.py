@@ -316,10 +316,10 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
 
     All together and all alone (``joint`` and ``single``) need no proof. Of these two the simpler is taken, the one with
     fewer parameters, unless the other is better by more than a standard error of their paired difference over repeats.
-    Anything else has to beat the one taken by more than the best of m proposals beats it by chance,
-    :math:`t_{1 - .16 / m,\; n - 1}` standard errors; with one proposal and many repeats that is one standard
-    error, again. Of those that do, the simplest within a standard error of the best is taken. Where there is no
-    ``joint``, no method has to prove itself.
+    Anything else has to beat the one taken: a single proposal by more than a standard error, the best of m different
+    ones by what is as rare for the best of m, :math:`z_{1 - .16 / m}` standard errors (1.4 for two, 1.6 for three). Of
+    those that do, the simplest within a standard error of the best is taken. Where there is no ``joint``, no method has
+    to prove itself.
 
     Args:
         methods: ``single`` among them, with values on validation and parameters.
@@ -333,17 +333,18 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
     plain = [name for name in PLAIN if name in methods] if "joint" in methods else list(methods)
     name, why = _simplest(plain, methods, rows, means)
     proposals = [n for n in methods if n not in plain]
+    different = len({rows[n].tobytes() for n in proposals})
     proven = []
     for proposal in proposals:
         lead, error = _paired(rows[proposal], rows[name])
-        if lead > error * _chance(len(proposals), len(rows[proposal])):
+        if lead > error * _chance(different):
             proven.append(proposal)
     if proven:
         name, why = _simplest(proven, methods, rows, means)
     elif proposals:
         top = max(proposals, key=lambda n: means[n])
         if means[top] > means[name]:
-            best = f"the best of {len(proposals)} proposals" if len(proposals) > 1 else "the only proposal"
+            best = f"the best of {different} proposals" if different > 1 else "the only proposal"
             why += f" `{top}`, {best}, leads `{name}` by no more than chance can."
     said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
     return name, dict(means), f"On validation, the mean over tasks against single-task models: {said}.{why}"
@@ -372,11 +373,11 @@ def _paired(own: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float
     return float(gap.mean()) if len(gap) else 0.0, error
 
 
-def _chance(proposals: int, repeats: int) -> float:
-    """How many standard errors the best of some proposals may lead by chance, at the level of one standard error."""
-    from scipy.stats import norm, t
+def _chance(proposals: int) -> float:
+    """How many standard errors the best of some leads by as rarely as a single one by one."""
+    from scipy.stats import norm
 
-    return float(t.isf(norm.sf(1) / proposals, repeats - 1)) if repeats > 1 else 0.0
+    return float(norm.isf(norm.sf(1) / proposals))
 
 
 def _simplest(

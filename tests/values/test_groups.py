@@ -211,24 +211,26 @@ class TestChosen:
         assert chosen(found, UP)[0] == "single"
 
     def test_the_best_of_many_is_asked_for_more(self):
-        def take(proposals):
-            rows = {f"pair{i}": self.single + 0.018 + self.wobble for i in range(proposals)}
-            values = {"joint": self.single, "single": self.single - 0.01} | rows
+        def take(lead, proposals, alike=1):
+            values = {"joint": self.single, "single": self.single - 0.01}
+            values |= {f"p{i}": self.single + lead + np.roll(self.wobble, i // alike) for i in range(proposals)}
             return chosen({n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in values.items()}, UP1)[0]
 
-        assert take(1) == "pair0"  # 1.8 standard errors; 1.19 asked
-        assert take(8) == "joint"  # 3.2 asked
+        error = self.wobble.std(ddof=1) / 2
+        lead = 1.68 * error - self.wobble.mean()
+        assert take(lead, 1) == take(lead, 3) == "p0"  # 1 and 1.62 standard errors are asked
+        assert take(lead, 4) == "joint"  # 1.75
+        assert take(lead, 8, alike=4) == "p0"  # the same proposal by several names is one
 
-    def test_by_chance_alone_proposals_are_taken_no_more_often_than_a_standard_error_is_exceeded(self):
-        random = np.random.default_rng(0)
+    def test_by_chance_alone_proposals_are_taken_little_more_often_than_a_standard_error_is_exceeded(self):
+        random, base = np.random.default_rng(0), np.full(20, 0.7)
         taken = 0
         for _ in range(1000):
-            values = {"joint": self.single + 0.05 * random.standard_normal(4)}
-            values |= {f"pair{i}": self.single + 0.05 * random.standard_normal(4) for i in range(5)}
-            values["single"] = self.single - 1
+            values = {n: base + 0.05 * random.standard_normal(20) for n in ("joint", "p0", "p1", "p2", "p3", "p4")}
             found = {n: Method(name=n, values={"a": tuple(v)}, parameters=1) for n, v in values.items()}
-            taken += chosen(found, UP1)[0].startswith("pair")
-        assert taken / 1000 < 0.16 + 3 * (0.16 * 0.84 / 1000) ** 0.5
+            found["single"] = Method(name="single", values={"a": tuple(base - 0.5)}, parameters=1)
+            taken += chosen(found, UP1)[0].startswith("p")
+        assert 0.05 < taken / 1000 < 0.2
 
     def test_without_a_joint_model_the_simplest_within_a_standard_error(self):
         found = methods(pair=self.single, single=self.single + self.wobble)
