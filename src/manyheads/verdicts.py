@@ -316,10 +316,10 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
 
     All together and all alone (``joint`` and ``single``) need no proof. Of these two the simpler is taken, the one with
     fewer parameters, unless the other is better by more than a standard error of their paired difference over repeats.
-    Anything else has to beat the one taken: a single proposal by more than a standard error, the best of m different
-    ones by what is as rare for the best of m, :math:`z_{1 - .16 / m}` standard errors (1.4 for two, 1.6 for three). Of
-    those that do, the simplest within a standard error of the best is taken. Where there is no ``joint``, no method has
-    to prove itself.
+    Anything else has to beat both: a single proposal by more than a standard error, the best of m different ones by
+    what is as rare for the best of m, :math:`z_{1 - .16 / m}` standard errors (1.4 for two, 1.6 for three). Of those
+    that do, the simplest within a standard error of the best is taken. Where there is no ``joint``, no method has to
+    prove itself.
 
     Args:
         methods: ``single`` among them, with values on validation and parameters.
@@ -334,18 +334,19 @@ def chosen(methods: Mapping[str, Method], tasks: Mapping[str, Direction]) -> tup
     name, why = _simplest(plain, methods, rows, means)
     proposals = [n for n in methods if n not in plain]
     different = len({rows[n].tobytes() for n in proposals})
-    proven = []
-    for proposal in proposals:
-        lead, error = _paired(rows[proposal], rows[name])
-        if lead > error * _chance(different):
-            proven.append(proposal)
+
+    def ahead(proposal: str, other: str) -> bool:
+        lead, error = _paired(rows[proposal], rows[other])
+        return lead > error * _chance(different)
+
+    proven = [p for p in proposals if all(ahead(p, other) for other in plain)]
     if proven:
         name, why = _simplest(proven, methods, rows, means)
     elif proposals:
         top = max(proposals, key=lambda n: means[n])
         if means[top] > means[name]:
             best = f"the best of {different} proposals" if different > 1 else "the only proposal"
-            why += f" `{top}`, {best}, leads `{name}` by no more than chance can."
+            why += f" `{top}`, {best}, does not lead both plain ways by more than chance can."
     said = ", ".join(f"`{n}` {100 * m:+.1f} %" for n, m in means.items())
     return name, dict(means), f"On validation, the mean over tasks against single-task models: {said}.{why}"
 

@@ -204,7 +204,11 @@ class TestChosen:
         found = methods(joint=self.single, pair=self.single + self.wobble, single=self.single - 0.001)
         name, _, why = chosen(found, UP)
         assert name == "joint"
-        assert why.endswith(". `pair`, the only proposal, leads `joint` by no more than chance can.")
+        assert why.endswith(". `pair`, the only proposal, does not lead both plain ways by more than chance can.")
+
+    def test_it_has_to_lead_both_plain_ways(self):
+        found = methods(joint=self.single, pair=self.single + 0.01, single=self.single + self.wobble)
+        assert chosen(found, UP)[0] == "joint"  # within a standard error of single, which pair is not clear of
 
     def test_fewer_parameters_are_no_reason_to_fall_behind(self):
         found = methods(joint=self.single - 0.1, pair=self.single - 0.0001 + self.wobble / 100, single=self.single)
