@@ -12,6 +12,7 @@ from manyheads.build import split_parts
 from manyheads.faults import DataError
 from manyheads.spec import SplitSpec
 from manyheads.tasks import Task
+from manyheads.tasks.detection import Detection
 from manyheads.tasks.text import Tagging
 
 TASKS = catalogue(Task)
@@ -63,3 +64,10 @@ def test_a_rare_tag_is_in_the_training_part_of_every_split(seed):
     parts = split_parts(SplitSpec(sizes=(0.4, 0.3, 0.3)), {"t": frame}, [Tagging("tags")], seed)
     assert parts["t"][40] == "train"
     Tagging("tags").fitted(frame[parts["t"] == "train"]).encode(frame)
+
+
+def test_boxes_may_lie_beyond_a_canvas_that_is_smaller_than_their_picture():
+    """A table is split before the column of pictures, and with it their size, is known."""
+    rows = ['[[100, 10, 120, 30, "sun"]]'] * 9 + ['[[200, 10, 220, 30, "moon"]]']
+    parts = split_parts(SplitSpec(sizes=(0.4, 0.3, 0.3)), {"t": pd.DataFrame({"b": rows})}, [Detection("b")])
+    assert parts["t"][9] == "train"

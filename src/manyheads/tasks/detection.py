@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -177,14 +178,8 @@ class Detection(Task):
 
     def _read(self, labels: pd.DataFrame) -> Iterator[tuple[int, np.ndarray, list[Any], int]]:
         """(row, corners (n, 4) from 0 to 1 of the canvas, classes, how many were clipped) of every known label."""
-        series = column(labels, self)
         scale = np.array([self.canvas.size[1], self.canvas.size[0]], float)
-        for row in np.flatnonzero(series.notna().to_numpy()).tolist():
-            listed = _listed(series.iloc[row])
-            if listed is None:
-                continue
-            if not isinstance(listed, list):
-                raise self._wrong(row, "a list of boxes [x0, y0, x1, y1, class]", f"{str(listed)[:60]!r}")
+        for row, listed in self._lists(labels):
             width, height = self._size(labels, row)
             corners, names, clipped = np.empty((len(listed), 4)), [], 0
             for i, box in enumerate(listed):
@@ -201,6 +196,15 @@ class Detection(Task):
                 names.append(name)
             placed = self.canvas.onto(corners.reshape(-1, 2, 2), height, width) / scale
             yield row, placed.reshape(-1, 4), names, clipped
+
+    def _lists(self, labels: pd.DataFrame) -> Iterator[tuple[int, list[Any]]]:
+        """(row, what its cell lists) of every known label."""
+        series = column(labels, self)
+        for row in np.flatnonzero(series.notna().to_numpy()).tolist():
+            if isinstance(listed := _listed(series.iloc[row]), list):
+                yield row, listed
+            elif listed is not None:
+                raise self._wrong(row, "a list of boxes [x0, y0, x1, y1, class]", f"{str(listed)[:60]!r}")
 
     def _box(self, box: Any, row: int, i: int) -> tuple[np.ndarray, Any]:
         if isinstance(box, list | tuple) and len(box) == 5 and box[4] is not None:
@@ -375,7 +379,9 @@ class Detection(Task):
         return tuple(map(str, self.names))
 
     def classes_in(self, labels: pd.DataFrame) -> Mapping[Hashable, np.ndarray]:
-        return {} if self.names else rows_with((row, names) for row, _, names, _ in self._read(labels))
+        # by name alone: a table is split before it is known which column has the pictures, and so how large they are
+        cells = {} if self.names else dict(self._lists(labels))
+        return rows_with((row, [self._box(b, row, i)[1] for i, b in enumerate(own)]) for row, own in cells.items())
 
     def constant(self, metric: Metric, target: Ragged, known: Tensor, rows: Ragged) -> Predicted | None:
         unit = np.array([self.canvas.size[1], self.canvas.size[0]] * 2, float)
@@ -438,12 +444,7 @@ def _bell(x: Tensor, middle: Tensor, sigma: Tensor) -> Tensor:
 def _listed(cell: Any) -> Any:
     """A cell as a list of boxes; None where it says that nothing is known, and as it is where it is no list."""
     if isinstance(cell, str):
-        try:
+        with contextlib.suppress(ValueError):
             cell = json.loads(cell)
-        except ValueError:
-            return cell
-    return [_listed_box(box) for box in cell] if isinstance(cell, list | tuple | np.ndarray) else cell
-
-
-def _listed_box(box: Any) -> Any:
-    return box.tolist() if isinstance(box, np.ndarray) else box
+    several = isinstance(cell, list | tuple | np.ndarray)
+    return [box.tolist() if isinstance(box, np.ndarray) else box for box in cell] if several else cell
