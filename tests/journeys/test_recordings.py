@@ -101,6 +101,18 @@ def test_from_a_folder_to_texts_and_clean_sound(said, capsys):
         assert rate == RATE
         assert spoken.sdr(samples, clean) > spoken.sdr(read_wav(path)[1], clean) + 1
 
+    (said / "new" / "2.wav").rename(said / "new" / "2.WAV")
+    assert (
+        main(["predict", "run", "new", "-o", "folder.csv", "--files", "again"]) == 0
+    )  # as they are: no noise, no strings
+    folder = pd.read_csv("folder.csv")
+    assert [Path(path).name for path in folder["audio"]] == ["0.wav", "1.wav", "2.WAV"]
+    pd.testing.assert_frame_equal(folder.drop(columns="audio"), found.drop(columns="audio"))
+    assert [f.name for f in sorted((said / "again" / "clean").iterdir())] == ["0.wav", "1.wav", "2.wav"]
+    assert main(["predict", "run", "new/1.wav", "-o", "one.csv"]) == 0
+    assert pd.read_csv("one.csv")["words"].tolist() == found["words"].tolist()[1:2]
+    (said / "new" / "2.WAV").rename(said / "new" / "2.wav")
+
     (said / "new" / "1.wav").write_bytes((said / "new" / "1.wav").read_bytes()[:-99])
     capsys.readouterr()
     assert main(["predict", "run", "new.csv", "-o", "again.csv"]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ class Wavs(Format):
     With `strings`, recordings of one value of a field (a speaker) are joined at random, in the order of ``transcript``;
     with `noise`, recordings are mixed with noise at a stated ratio, and there are ``clean``, ``noise`` (its kind) and
     ``snr`` beside ``audio``. Whatever is mixed or joined comes from one part of the split: nothing of a test recording
-    is heard in training. The same folder, settings and seeds give the same rows.
+    is heard in training. The same folder, settings and seeds give the same rows. For predictions recordings are read as
+    they are (`bare`).
 
     Args:
         pattern: of a file's name without its ending, such as ``{digit}_{speaker}_{index}``; whole numbers become such.
@@ -70,7 +72,7 @@ class Wavs(Format):
             raise ConfigError(f"`pattern` should have fields in braces, each once. Found `{pattern}`.")
         self.pattern = re.compile("".join(f"(.+?){re.escape(p)}" if i else re.escape(p) for i, p in
                                           enumerate(pieces[::2])))  # fmt: skip
-        self.shown = pattern
+        self.shown, self.as_they_are = pattern, False
         self.parts = {"valid": dict(valid or {}), "test": dict(test or {})}
         self.transcript, self.words = transcript, {str(k): v for k, v in (words or {}).items()}
         self.strings = None if strings is None else _Strings(**strings)
@@ -89,10 +91,20 @@ class Wavs(Format):
                 f"{voices}."
             )
 
+    def bare(self, path: Path) -> Wavs:
+        """Every recording as it is, a single file too: none is joined to others, mixed with noise, or refused for its
+        name or its rate."""
+        form = copy.copy(self)
+        form.skipped, form.as_they_are, form.strings, form.noise = [], True, None, ()
+        form.parts = {part: {} for part in self.parts}
+        if not all(self.pattern.fullmatch(file.stem) for file in _wavs(path)):
+            form.pattern, form.fields, form.transcript = re.compile("(.+)"), ["name"], None
+        return form
+
     def frame(self, path: Path) -> pd.DataFrame:
         import pandas as pd
 
-        if not path.is_dir():
+        if not path.is_dir() and not self.as_they_are:
             raise DataError(f"`{path}` should be a folder of wav files. Found a file.")
         files = self._files(path)
         if not files:
@@ -118,7 +130,7 @@ class Wavs(Format):
 
     def _files(self, path: Path) -> list[tuple[Path, dict[str, str]]]:
         answer = []
-        for file in sorted(path.glob("*.wav")):
+        for file in _wavs(path):
             found = self.pattern.fullmatch(file.stem)
             if found is None:
                 self.refuse(file, f"be named like `{self.shown}.wav`", f"`{file.name}`")
@@ -143,7 +155,7 @@ class Wavs(Format):
         for file in table["audio"]:
             try:
                 own, samples = read_wav(file)
-                if rate is not None and own != rate:
+                if rate is not None and own != rate and not self.as_they_are:
                     raise ValueError(f"{own} samples per second, and {rate} in others")
                 rate = own
                 sounds.append(samples.astype(np.float32) / FULL)
@@ -208,6 +220,11 @@ class Wavs(Format):
             start = rng.integers(length + 1)
             total += np.concatenate(said)[start : start + length]
         return total
+
+
+def _wavs(path: Path) -> list[Path]:
+    """The wav files of a folder by name, or the one file."""
+    return sorted(f for f in path.iterdir() if f.suffix.lower() == ".wav") if path.is_dir() else [path]
 
 
 class _Strings:
