@@ -78,9 +78,9 @@ def validate(
     was best for it on the repeat's validation part serves it.
 
     What is recommended is chosen on validation (`verdicts.chosen`): one model for all or one for each, unless a
-    grouping beats both by more than the best of so many groupings would by chance. The standard errors are the plain ones
-    of the paired difference over repeats: a choice is no claim, and errors corrected for what splits have in common
-    would leave next to nothing to choose.
+    grouping beats both by more than the best of so many groupings would by chance. The standard errors are the plain
+    ones of the paired difference over repeats: a choice is no claim, and errors corrected for what splits have in
+    common would leave next to nothing to choose.
     Then the test parts are read, once.
 
     Args:
