@@ -162,7 +162,7 @@ def compare(
     config: Config, output: Folder, overrides: Overrides = None, repeats: Repeats = 10,
     methods: Annotated[
         list[str] | None,
-        typer.Option("--methods", help="sharing=..., balance=..., objective=..., or simple models; commas between."),
+        typer.Option("--methods", help="sharing=a,b, balance=..., objective=..., or linear,boosting; may be repeated."),
     ] = None,
     tuned: Annotated[Path | None, typer.Option("--tuned", help="A folder of `tune` whose settings are taken.")] = None,
     fractions: Annotated[str | None, typer.Option("--label-fractions", help="Shares of the labels: 0.1,0.25.")] = None,

@@ -85,6 +85,18 @@ def run_over(
     return time.perf_counter() - started + earlier
 
 
+def check(backend: str) -> None:
+    """See that a backend is one that there is, before anything is done.
+
+    Args:
+        backend: a word of `BACKENDS`, with ``=ADDRESS`` or without.
+
+    Raises:
+        ConfigError: an unknown backend.
+    """
+    _word(backend)
+
+
 def _word(backend: str) -> tuple[str, str]:
     """(word, address) of a backend.
 

@@ -98,6 +98,11 @@ def test_tuned_settings_are_taken_from_their_folder(empty_folder, capsys):
     assert plain["tasks"]["clicked"]["single"] == found["tasks"]["clicked"]["single"]  # nobody tuned this one alone
 
 
+def test_axes_behind_a_comma(capsys):
+    words = ("-o", "out", "--methods", "sharing=hard,balance=equal,upgrad", "--methods", "constant")
+    assert list(run(capsys, "compare", *MORE, *words)["methods"]) == ["equal", "upgrad"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -106,11 +111,24 @@ def test_tuned_settings_are_taken_from_their_folder(empty_folder, capsys):
         (("--label-fractions", "0.5", "--few", "clickd"), "`clicked`"),
         (("--backend", "dsk"), "loky, threading, dask, ray"),
         (("--methods", "linaer", "balance=upgrad"), "`linear`"),
+        (("--methods", "mmoe"), "`sharing=mmoe`"),
+        (("--label-fractions", "1.5"), "in (0, 1]"),
+        (("--few", "clicked"), "--label-fractions"),
     ],
 )
-def test_a_wrong_word_is_an_error_of_usage(words, said, capsys):
+def test_a_wrong_word_is_an_error_of_usage(words, said, empty_folder, capsys):
     assert main(["compare", *MORE, "-o", "out", *words]) == 2
     assert said in capsys.readouterr().err
+    assert not (empty_folder / "out").exists()
+
+
+def test_the_plain_comparison_goes_on_too(capsys, monkeypatch):
+    words = ("compare", *MORE[:-3], "-q", "-o", "out", "--methods", "linear")
+    first = run(capsys, *words)
+    assert "(`joint`)" in first["summary"]
+    monkeypatch.setattr("manyheads.parallel.run_all", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("manyheads.baselines.run_all", lambda *_, **__: pytest.fail("fitted again"))
+    assert run(capsys, *words, "--resume")["tasks"] == first["tasks"]
 
 
 def test_a_dry_run_writes_nothing(empty_folder, capsys):

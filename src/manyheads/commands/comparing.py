@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +13,29 @@ from rich import box
 from rich.table import Table
 
 from .. import gates
+from ..balance import Balance
+from ..catalog import hint, index
 from ..compare import SIMPLE, processes
+from ..compare.fractions import check as check_shares
 from ..compare.fractions import label_fractions
 from ..compare.methods import compare_methods
-from ..compare.ways import is_axis
+from ..compare.ways import is_axis, ways
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..ledger import Ledger
+from ..objectives import Objective
+from ..parallel import check as check_backend
 from ..parallel import cluster
 from ..report import write_evidence
 from ..report.words import number
-from ..results import Comparison, Evidence, Fractions, MethodStudy, Tuned
+from ..results import Comparison, Evidence, Fractions, MethodStudy, Report, Tuned
+from ..sharing import Sharing
 from ..spec import RunSpec
 from ..tune import read as read_tuned
-from . import runs
 from .display import change, change_span
 from .door import Door, comparison_json, settings_of
 from .runfolder import RunFolder, environment, now
-from .runs import Ready, make_ready
+from .runs import Ready, compared, make_ready
 
 FILE, CURVES, RUNS = "study.json", "fractions.json", "runs"
 
@@ -96,12 +103,13 @@ def compare(
     Raises:
         ConfigError, DataError, GateError: as their names say.
     """
-    if not asked.more and not door.resume:
-        return runs.compare(spec, output, door, repeats, asked.simple, strict)
+    tuned = None if asked.tuned is None else read_tuned(asked.tuned)
+    check(asked, spec, tuned)
+    if not asked.more:
+        return _plain(spec, output, door, repeats, asked.simple, strict)
     folder = RunFolder(output)
     if not door.dry_run:
         folder.claim(spec, door.resume, door.force)
-    tuned = None if asked.tuned is None else read_tuned(asked.tuned)
     with door.hearing():
         ready = make_ready(spec, door)
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
@@ -109,25 +117,87 @@ def compare(
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
         folder.begin(spec)
         door.screen.log = folder.log
-        try:
+        with _interruptible(door):
             study, curves = _studied(ready, door, repeats, asked, tuned, output)
-        except (KeyboardInterrupt, SystemExit):
-            door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
-            raise
         page = _page(ready, door, study, curves, tuned, output)
     _show(study, curves, door)
     door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
     answer = summary(study, curves, page)
-    return gates.not_worse(leading(study), answer, strict and study.choice != "single")
+    lone = len(study.comparisons) == 1  # nothing to choose from: the gate is about this way to share
+    return gates.not_worse(leading(study), answer, strict and (lone or study.choice != "single"))
+
+
+def check(asked: Asked, spec: RunSpec, tuned: Tuned | None) -> None:
+    """See that every word means something, before a folder is claimed and anything is trained.
+
+    Args:
+        asked: what was typed.
+        spec: the run.
+        tuned: what `tune` found.
+
+    Raises:
+        ConfigError: an unknown way to share, balance, objective, simple model, backend or task; a share that is none.
+    """
+    for word in asked.simple or ():
+        if word not in SIMPLE:
+            kinds = {"sharing": Sharing, "balance": Balance, "objective": Objective}
+            meant = [f"`{axis}={word}`" for axis, kind in kinds.items() if word.lower() in index(kind)]
+            remedy = f"Write {' or '.join(meant)}." if meant else hint(word, (*SIMPLE, "sharing=", "balance="))
+            raise ConfigError(f"`--methods` should name simple models, or ways to share and balances. {remedy}")
+    ways(spec, asked.axes, sides_of(tuned))
+    if asked.of is not None and not asked.shares:
+        raise ConfigError("`--few` should go with `--label-fractions 0.1,0.25`. Found no shares of the labels.")
+    check_shares(asked.shares, asked.of, list(spec.tasks))
+    check_backend(asked.backend or "loky")
+
+
+def sides_of(tuned: Tuned | None) -> dict[str, tuple[str, ...]]:
+    """What was tuned -> the settings that were found; nothing where nobody tuned."""
+    return {} if tuned is None else {s.name: s.overrides for s in tuned.sides if s.best is not None}
+
+
+@contextmanager
+def _interruptible(door: Door) -> Iterator[None]:
+    """Say what an interruption leaves."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
+        raise
+
+
+def _plain(
+    spec: RunSpec, output: Path, door: Door, repeats: int, simple: Sequence[str] | None, strict: bool
+) -> dict[str, Any]:
+    """The joint model alone against single-task models and simple baselines: every method's values, task by task."""
+    folder = RunFolder(output)
+    if not door.dry_run:
+        folder.claim(spec, door.resume, door.force)
+    with door.hearing():
+        ready = make_ready(spec, door)
+        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
+        if door.dry_run:
+            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+        folder.begin(spec)
+        door.screen.log = folder.log
+        with _interruptible(door):
+            comparison = compared(ready, door, repeats, simple, Ledger(output / RUNS))
+        report = Report(
+            title="Should these tasks share a model?", created=now(), tasks=tuple(ready.infos), comparison=comparison,
+            settings=settings_of(spec), environment=environment(), warnings=tuple(door.warned),
+        )  # fmt: skip
+        page = folder.report(report)
+    door.screen.verdicts(comparison)
+    door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
+    return gates.not_worse(comparison, comparison_json(comparison, page), strict)
 
 
 def _studied(
     ready: Ready, door: Door, repeats: int, asked: Asked, tuned: Tuned | None, output: Path
 ) -> tuple[MethodStudy, Fractions | None]:
-    sides = {} if tuned is None else {s.name: s.overrides for s in tuned.sides if s.best is not None}
     how: dict[str, Any] = {
         "methods": asked.axes,
-        "tuned": sides,
+        "tuned": sides_of(tuned),
         "targets": ready.intake.targets,
         "parts": ready.intake.parts if ready.intake.given else None,
         "repeats": repeats,

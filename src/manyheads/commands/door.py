@@ -94,5 +94,6 @@ def comparison_json(comparison: Comparison, report: Path | None) -> dict[str, An
         "delta_m": comparison.delta_m,
         "interval": list(comparison.interval),
         "repeats": comparison.repeats,
+        "summary": comparison.summary,
         "report": None if report is None else str(report),
     }

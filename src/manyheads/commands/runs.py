@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import config, gates
 from ..build import Prepared, make_training, prepare
@@ -19,6 +19,7 @@ from ..catalog import word
 from ..evaluate import measure, results, score
 from ..faults import DataError
 from ..intake import Intake, equal_rows, take_in
+from ..ledger import Ledger
 from ..members import Members
 from ..model import Model
 from ..modelfile import save
@@ -33,9 +34,6 @@ from .display import Watch, penalty_line, plan_lines
 from .door import Door, comparison_json, scores_json, settings_of
 from .examples import gather
 from .runfolder import RunFolder, environment, now
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -283,43 +281,16 @@ def check(spec: RunSpec, door: Door) -> dict[str, Any]:
 # ---- compare, demo
 
 
-def compare(
-    spec: RunSpec, output: Path, door: Door, repeats: int, methods: Sequence[str] | None = None, strict: bool = False
-) -> dict[str, Any]:
-    """The joint model against single-task models and simple baselines, into a folder.
+def compared(
+    ready: Ready, door: Door, repeats: int, methods: Sequence[str] | None = None, ledger: Ledger | None = None
+) -> Comparison:
+    """The joint model against single-task models and simple baselines.
 
     Args:
-        spec: the run.
-        output: the folder.
         repeats: splits that are drawn.
         methods: simple baselines to show; None for all.
-        strict: fail where sharing hurts a task.
-
-    Raises:
-        ConfigError, DataError, GateError: as their names say.
+        ledger: runs that it has are not done again.
     """
-    folder = RunFolder(output)
-    if not door.dry_run:
-        folder.claim(None, force=door.force)
-    with door.hearing():
-        ready = make_ready(spec, door)
-        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
-        if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
-        folder.begin(spec)
-        door.screen.log = folder.log
-        comparison = _compare(ready, door, repeats, methods)
-        report = Report(
-            title="Should these tasks share a model?", created=now(), tasks=tuple(ready.infos), comparison=comparison,
-            settings=settings_of(spec), environment=environment(), warnings=tuple(door.warned),
-        )  # fmt: skip
-        folder.report(report)
-    door.screen.verdicts(comparison)
-    door.screen.end(door.warned, [f"open {shlex.quote(str(output / 'report.html'))}"])
-    return gates.not_worse(comparison, comparison_json(comparison, output / "report.html"), strict)
-
-
-def _compare(ready: Ready, door: Door, repeats: int, methods: Sequence[str] | None) -> Comparison:
     from ..compare import compare
 
     more: dict[str, Any] = {} if methods is None else {"methods": tuple(methods)}
@@ -332,6 +303,7 @@ def _compare(ready: Ready, door: Door, repeats: int, methods: Sequence[str] | No
             ready.intake.tables,
             targets=ready.intake.targets,
             repeats=repeats,
+            ledger=ledger,
             progress=progress,
             **more,
         )
@@ -385,7 +357,7 @@ def demo(
         door.screen.say(
             f"Should these tasks share a model? {repeats} splits are drawn, and every method sees the same rows."
         )
-        comparison = _compare(ready, door, repeats, None)
+        comparison = compared(ready, door, repeats)
         page = folder.report(report.model_copy(update={"comparison": comparison, "warnings": tuple(door.warned)}))
     door.screen.verdicts(comparison)
     door.screen.end(door.warned, [f"open {page}", *_next(output, spec)[:1]])

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import baselines
+from ..ledger import Ledger
 from ..results import Comparison, Method
 from ..spec import RunSpec
 from ..tasks import Task
 from ..verdicts import Verdicts
+from . import words
 from .single import alone, labelled_part
 from .study import Progress, Study
 
@@ -34,6 +36,7 @@ def compare(
     repeats: int = 5,
     methods: Sequence[str] = SIMPLE,
     n_jobs: int | None = None,
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """The joint model against one single-task network per task of the same budget, and against simple models.
@@ -53,6 +56,7 @@ def compare(
         repeats: splits (or seeds).
         methods: simple baselines to show.
         n_jobs: processes; one per core by default.
+        ledger: runs that it has are not done again.
         progress: told what is being done.
 
     Raises:
@@ -67,6 +71,7 @@ def compare(
         repeats=repeats,
         methods=methods,
         n_jobs=n_jobs,
+        ledger=ledger,
         progress=progress,
     )
     return verdicts.comparisons["joint"]
@@ -82,16 +87,21 @@ def verdicts_of(
     repeats: int = 5,
     methods: Sequence[str] = SIMPLE,
     n_jobs: int | None = None,
+    ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> tuple[Verdicts, list[Method]]:
     """What `compare` rests on: every method's values, and the judgement."""
     n_jobs = processes(n_jobs)
     study = Study(spec, tasks, tables, targets=targets, parts=parts, repeats=repeats, simple=methods)
-    study.train(n_jobs, progress)
+    study.train(n_jobs, progress, ledger=ledger)
     study.look()
+    choice, _, _ = study.choose()
     study.read()
-    study.fit_simple(n_jobs, progress)
-    return study.judged()
+    study.fit_simple(n_jobs, progress, ledger)
+    verdicts, described = study.judged()
+    said = words.recommended(choice, verdicts.comparisons, study.parameters)
+    told = {n: c.model_copy(update={"summary": f"{said} {c.summary}"}) for n, c in verdicts.comparisons.items()}
+    return verdicts.model_copy(update={"comparisons": told}), described
 
 
 def processes(n_jobs: int | None) -> int:

@@ -64,12 +64,8 @@ def label_fractions(
         ConfigError: a share that is none, an unknown task or method.
         DataError: too few labels are left to learn from.
     """
+    check(shares, of, [t.name for t in tasks])
     wanted = sorted({*shares, 1.0})
-    if not all(0 < share <= 1 for share in wanted):
-        raise ConfigError(f"Shares of the labels should lie in (0, 1]. Found {', '.join(f'{s:g}' for s in wanted)}.")
-    names = [t.name for t in tasks]
-    if of is not None and of not in names:
-        raise ConfigError(f"The task that loses labels should be one of the tasks. {hint(of, names)}")
     every = ways(spec, methods, tuned)
     if way is not None and way not in every:
         raise ConfigError(f"The method of a learning curve should be one that is compared. {hint(way, every)}")
@@ -101,6 +97,23 @@ def label_fractions(
         note = "" if share == 1 else f" {100 * share:g} % of the labels of {lost} in training and validation."
         found[share] = comparison.model_copy(update={"protocol": comparison.protocol + note})
     return Fractions(shares=tuple(wanted), comparisons=tuple(found[share] for share in wanted))
+
+
+def check(shares: Sequence[float], of: str | None, names: Sequence[str]) -> None:
+    """See that shares are shares and that the task which loses labels is one, before anything is trained.
+
+    Args:
+        shares: in (0, 1].
+        of: a task; None for all.
+        names: the tasks.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not all(0 < share <= 1 for share in shares):
+        raise ConfigError(f"Shares of the labels should lie in (0, 1]. Found {', '.join(f'{s:g}' for s in shares)}.")
+    if of is not None and of not in names:
+        raise ConfigError(f"The task that loses labels should be one of the tasks. {hint(of, names)}")
 
 
 def _told(progress: Progress, share: float) -> Progress:

@@ -26,7 +26,7 @@ def is_axis(text: str) -> bool:
 
 
 def axes_of(texts: Sequence[str]) -> dict[str, list[Part]]:
-    """Axis -> its words, from texts as ``sharing=hard,{name: mmoe, n_experts: 4}``.
+    """Axis -> its words, from texts as ``sharing=hard,{name: mmoe, n_experts: 4}`` or ``sharing=mmoe,balance=upgrad``.
 
     Raises:
         ConfigError: an unknown axis, no word, or no YAML.
@@ -49,7 +49,11 @@ def axes_of(texts: Sequence[str]) -> dict[str, list[Part]]:
             ) from None
         if not parts:
             raise ConfigError(f"`{axis}` should be followed by a word or more. Found none.")
-        found[axis] = [*found.get(axis, ()), *parts]
+        for part in parts:
+            if is_axis(part.name):  # sharing=mmoe,balance=upgrad
+                axis, _, name = (own.strip() for own in part.name.partition("="))
+                part = Part.of({"name": name} | part.settings)
+            found.setdefault(axis, []).append(part)
     return found
 
 
