@@ -298,7 +298,7 @@ def test_methods_have_their_standings_their_costs_and_what_they_need():
     assert rows[1][1:3] == ["+3.0 %", "+2.0 %"]
     assert rows[2][1:] == ["–", "–", "", "–", "–", "2.50"]
     assert rows[1][-1] == "1.50"
-    assert "better with `mmoe`." in words(own)
+    assert "better with <code>mmoe</code>." in own
     assert "120350" in "".join(words(own).split())
     cost = words(section(page, "cost"))
     assert "hardper repeat9993.25040040112.50" in cost
