@@ -75,6 +75,20 @@ def test_an_interrupted_delivery_goes_on(card, capsys, monkeypatch):
     assert read(card / "out") == whole
 
 
+def test_a_task_without_a_label_among_the_judges_is_not_said_to_be_kept(card, capsys):
+    frame = pd.read_csv("card.csv")
+    frame["part"] = ["train"] * 120 + ["valid"] * 40 + ["test"] * 40
+    frame.loc[120:159, "married"] = None
+    frame.to_csv("card.csv", index=False)
+    by = ["data.split={kind: column, by: part}"]
+    assert main(["deliver", "-c", "run.yaml", "-o", "out", *QUICK, "--json", *by, "--set", "branches=false"]) == 0
+    heard = capsys.readouterr()
+    answer = json.loads(heard.out.splitlines()[-1])["tasks"]
+    assert [answer[task]["kept"] is None for task in ("IQ", "KWW", "married")] == [False, False, True]
+    assert "married: the promise is not judged: its labels among the 40 rows" in heard.err
+    assert "not judged" in (card / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_settings_are_checked(card, tmp_path, monkeypatch):
     assert settings_of(["alone"], None, ["trust=1", "folds=4"]).trust == 1
     with pytest.raises(ConfigError, match="should be one of folds, members"):

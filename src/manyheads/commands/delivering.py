@@ -29,6 +29,8 @@ from .runfolder import RunFolder
 from .runs import Ready, finish, make_ready, read_report
 
 FILE, RUNS = "deliver.json", "runs"
+KEPT = {True: "kept", False: "not kept", None: "not judged"}
+"""What became of the promise, in words."""
 
 
 def deliver(
@@ -152,7 +154,12 @@ def remarks(found: Delivery) -> list[str]:
         now = f"The student is `{found.student}`, the best of {', '.join(f'`{word}`' for word in found.behind)}."
         said.append(f"{', '.join(late)}: behind with the joint model's own architecture. {now}")
     for task, own in found.tasks.items():
-        if not own.kept:
+        if own.kept is None:
+            said.append(
+                f"{task}: the promise is not judged: its labels among the {found.rows:,} rows of the rehearsal are too "
+                "few, or all of one kind."
+            )
+        elif not own.kept:
             said.append(
                 f"{task}: the promise is not kept: {change(own.delta, own.absolute)} against {own.single} alone, "
                 f"{change_span(own.interval, own.absolute)}; a {own.single} model of its own would be better."
@@ -172,7 +179,7 @@ def table_of(found: Delivery) -> Table:
     for task, own in found.tasks.items():
         table.add_row(task, own.metric, f"{own.single} {_number(own.single_value)}", teacher_of(own),
                       _number(own.student_value), change(own.delta, own.absolute),
-                      change_span(own.interval, own.absolute), "kept" if own.kept else "not kept")  # fmt: skip
+                      change_span(own.interval, own.absolute), KEPT[own.kept])  # fmt: skip
     return table
 
 

@@ -327,7 +327,7 @@ class _Study:
                 behind=None if teacher is None else teacher.mean,
                 behind_interval=(None, None) if teacher is None else (teacher.low, teacher.high),
                 behind_p=None if teacher is None else teacher.p,
-                kept=single is None or not worse(single),
+                kept=None if single is None or single.p is None else not worse(single),
                 behind_teacher=teacher is not None and worse(teacher),
             )  # fmt: skip
         held = sum(map(len, self.folds[0].held.values()))

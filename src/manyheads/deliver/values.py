@@ -35,8 +35,8 @@ class DeliveredTask(Value):
     """Student against its teacher, as `delta`."""
     behind_interval: Interval
     behind_p: Number
-    kept: bool
-    """Not worse than the best single model beyond noise."""
+    kept: bool | None
+    """Not worse than the best single model beyond noise; None where no row of the rehearsal could tell."""
     behind_teacher: bool
     """Worse than the teacher beyond noise."""
 
@@ -56,5 +56,5 @@ class Delivery(Value):
 
     @property
     def kept(self) -> bool:
-        """Whether the promise is kept for every task."""
-        return all(t.kept for t in self.tasks.values())
+        """Whether the promise is broken for no task."""
+        return all(t.kept is not False for t in self.tasks.values())
