@@ -22,7 +22,7 @@ from .evaluate import predict, predict_frame, score
 from .faults import ConfigError, DataError
 from .later import Later
 from .members import Members
-from .results import Comparison, History, Report, Scores, TaskInfo
+from .results import Comparison, Delivery, History, Report, Scores, TaskInfo
 from .spec import RunSpec, dumped, merged
 from .tasks import Task
 from .train import Training
@@ -83,7 +83,7 @@ class Learner(Later):
         history_: the course of the training.
         scores_: of the last `evaluate`.
         comparison_: of the last `compare`.
-        delivery_: of the last `deliver`.
+        delivery_: of the last `deliver`; None after `fit`.
 
     Raises:
         ConfigError: an unknown setting; the message proposes the nearest one.
@@ -116,6 +116,7 @@ class Learner(Later):
             values = merged(values, {section: {key: value}})
         self.spec: RunSpec = check(values, "the settings")
         self.comparison_: Comparison | None = None
+        self.delivery_: Delivery | None = None
         self.scores_: Scores | None = None
         self.history_ = History()
         self.infos_: tuple[TaskInfo, ...] = ()
@@ -167,8 +168,8 @@ class Learner(Later):
         training.run()
         self._keep(prepared, training)
 
-    def _keep(self, prepared: Prepared, training: Training | Members) -> None:
-        self.history_ = History(records=tuple(training.history))
+    def _keep(self, prepared: Prepared, training: Training | Members, delivery: Delivery | None = None) -> None:
+        self.history_, self.delivery_ = History(records=tuple(training.history)), delivery
         self.training_, self.dataset_, self._seen = training, prepared.dataset, None
         self.model_: AnyModel = training.model  # type: ignore[assignment]
         self._tune(training.held_out())
@@ -360,8 +361,8 @@ class Learner(Later):
             self.spec, self.tasks, tables, parts,
             targets=targets, settings=Settings(**settings), n_jobs=n_jobs, progress=progress,
         )  # fmt: skip
-        self.spec, self.delivery_ = found.spec, found.delivery
-        self._keep(found.prepared, found.training)
+        self.spec = found.spec
+        self._keep(found.prepared, found.training, found.delivery)
         return self
 
     def report(self, path: str | Path, title: str = "manyheads") -> Path:
@@ -373,15 +374,13 @@ class Learner(Later):
     def as_report(self, title: str = "manyheads") -> Report:
         """All that is known as one value."""
         return Report(
-            title=title,
-            tasks=self.infos_,
-            history=self.history_,
+            title=title, tasks=self.infos_, history=self.history_,
             scores=() if self.scores_ is None else (self.scores_,),
-            comparison=self.comparison_,
+            comparison=self.comparison_, delivery=self.delivery_,
             settings=dumped(self.spec),
             warnings=self.warnings_,
             examples=of_split(self.model_, self.dataset_, self._seen, self.random_state) if self._seen else None,
-        )
+        )  # fmt: skip
 
     # -- keeping the model
 

@@ -10,6 +10,7 @@ import pytest
 
 from manyheads.cli import main
 from manyheads.commands.delivering import read, settings_of
+from manyheads.commands.runs import read_report
 from manyheads.faults import ConfigError
 from manyheads.results import Grouping
 
@@ -86,7 +87,12 @@ def test_a_task_without_a_label_among_the_judges_is_not_said_to_be_kept(card, ca
     answer = json.loads(heard.out.splitlines()[-1])["tasks"]
     assert [answer[task]["kept"] is None for task in ("IQ", "KWW", "married")] == [False, False, True]
     assert "married: the promise is not judged: its labels among the 40 rows" in heard.err
-    assert "not judged" in (card / "out" / "report.html").read_text(encoding="utf-8")
+    page = (card / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Who taught each task" in page
+    assert "? not judged" in page
+    assert "Not judged: married." in page
+    assert "was not compared with single-task models" not in page
+    assert read_report(card / "out").delivery == read(card / "out")
 
 
 def test_settings_are_checked(card, tmp_path, monkeypatch):

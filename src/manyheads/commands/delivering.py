@@ -15,11 +15,12 @@ from rich.table import Table
 from .. import yaml12
 from ..catalog import hint
 from ..compare import processes
-from ..deliver import Delivered, DeliveredTask, Delivery, Settings
+from ..deliver import Delivered, Settings
 from ..deliver import deliver as delivered
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..ledger import Ledger
+from ..results import Delivery
 from ..spec import RunSpec
 from .display import change, change_span
 from .divide import FILE as GROUPS
@@ -76,8 +77,9 @@ def deliver(
             door.warn(text)
         write_atomically(output / FILE, (found.delivery.model_dump_json(indent=1) + "\n").encode("utf-8"))
         folder.on_start(found.training)  # type: ignore[arg-type]
-        report = finish(_student(ready, found), folder, door)
+        report = finish(_student(ready, found), folder, door, found.delivery)
     door.screen.show(table_of(found.delivery))
+    door.screen.say(found.delivery.summary)
     door.screen.scores([s for s in report.scores if s.split == "test"])
     run = shlex.quote(str(output))
     door.screen.end(door.warned, [f"manyheads predict {run} TABLE.csv -o predictions.csv", f"open {run}/report.html"])
@@ -177,18 +179,10 @@ def table_of(found: Delivery) -> Table:
     for heading in ("task", "metric", "best single model", "taught by", "student", "difference", "95 % interval", ""):
         table.add_column(heading, justify="right" if heading in ("student", "difference") else "left", overflow="fold")
     for task, own in found.tasks.items():
-        table.add_row(task, own.metric, f"{own.single} {_number(own.single_value)}", teacher_of(own),
+        table.add_row(task, own.metric, f"{own.single} {_number(own.single_value)}", own.teacher,
                       _number(own.student_value), change(own.delta, own.absolute),
                       change_span(own.interval, own.absolute), KEPT[own.kept])  # fmt: skip
     return table
-
-
-def teacher_of(own: DeliveredTask) -> str:
-    """Who taught a task, with the shares of a blend."""
-    if not own.weights:
-        return own.chosen
-    shares = sorted(own.weights.items(), key=lambda item: -item[1])
-    return "blend: " + ", ".join(f"{name} {100 * w:.0f} %" for name, w in shares)
 
 
 def _number(value: float | None) -> str:

@@ -24,7 +24,7 @@ from ..members import Members
 from ..model import Model
 from ..modelfile import save
 from ..report.balances import undecided
-from ..results import Comparison, Examples, History, Report, Scores, TaskInfo
+from ..results import Comparison, Delivery, Examples, History, Report, Scores, TaskInfo
 from ..spec import RunSpec
 from ..tasks import Task
 from ..train import Training
@@ -189,8 +189,12 @@ def stoppable(training: Training | Members) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
-    """Scores, predictions, model and report of a trained run."""
+def finish(ready: Ready, folder: RunFolder, door: Door, delivery: Delivery | None = None) -> Report:
+    """Scores, predictions, model and report of a trained run.
+
+    Args:
+        delivery: who taught it, where it was taught.
+    """
     from ..compare.rounds import lead
 
     training, prepared, spec = ready.training, ready.prepared, ready.spec
@@ -223,6 +227,7 @@ def finish(ready: Ready, folder: RunFolder, door: Door) -> Report:
     report = Report(
         title=title, created=now(), tasks=tuple(ready.infos), history=history,
         scores=tuple(found), settings=settings, environment=environment(), warnings=tuple(door.warned),
+        delivery=delivery,
         examples=gather(model, dataset, ready.intake.tables, ready.intake.parts, spec.seed),
     )  # fmt: skip
     folder.report(report)

@@ -7,6 +7,5 @@ space models of different kinds can be mixed, `blend` how.
 from __future__ import annotations
 
 from .study import Delivered, Settings, deliver
-from .values import DeliveredTask, Delivery
 
-__all__ = ["Delivered", "DeliveredTask", "Delivery", "Settings", "deliver"]
+__all__ = ["Delivered", "Settings", "deliver"]

@@ -19,6 +19,7 @@ from ..data import Taskset
 from ..faults import ConfigError
 from ..ledger import Ledger
 from ..members import Members
+from ..results import DeliveredTask, Delivery
 from ..spec import RunSpec
 from ..statistics import is_absolute
 from ..tasks import Task
@@ -30,7 +31,6 @@ from .check import BEST, STUDENT, TEACHER, Judged, judge, worse
 from .choice import BLEND, Choice, blended, choose, evidence, part_of
 from .parts import Fold, Rows, levels, take
 from .student import Further, Targets, branched, richer, student, wider
-from .values import DeliveredTask, Delivery
 
 if TYPE_CHECKING:
     import pandas as pd

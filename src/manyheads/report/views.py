@@ -340,6 +340,7 @@ class View:
         """(id, heading) of the sections this run has."""
         found = [
             ("verdict", "Verdict", self.comparison is not None),
+            ("delivery", "Who taught each task", self.report.delivery is not None),
             ("tasks", "Tasks", bool(self.report.tasks)),
             ("curves", "Learning curves", bool(self.learned) or self.chosen is not None),
             ("scores", "Scores", bool(self.report.scores)),

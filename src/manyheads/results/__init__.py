@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from .comparisons import Comparison, Method, TaskComparison
+from .delivered import DeliveredTask, Delivery
 from .evidence import Evidence, Fractions
 from .methods import Cost, Efficiency, MethodStudy
 from .relations import Dendrogram, Grouping, GroupingStudy, Matrix, Merge, Relatedness, Window
@@ -23,6 +24,8 @@ __all__ = [
     "Boxes",
     "Comparison",
     "Cost",
+    "DeliveredTask",
+    "Delivery",
     "Dendrogram",
     "Efficiency",
     "Evidence",
@@ -70,6 +73,8 @@ class Report(Value):
     history: History = History()
     scores: tuple[Scores, ...] = ()
     comparison: Comparison | None = None
+    delivery: Delivery | None = None
+    """Who taught the model, where it was taught."""
     settings: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()

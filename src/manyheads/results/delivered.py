@@ -1,8 +1,8 @@
-"""What was chosen, what became of it, and whether the promise is kept: frozen values, JSON and back."""
+"""A delivered model: who was chosen to teach, what became of it, and whether the promise is kept."""
 
 from __future__ import annotations
 
-from ..results import Interval, Number, Value
+from .values import Interval, Number, Value
 
 
 class DeliveredTask(Value):
@@ -40,6 +40,14 @@ class DeliveredTask(Value):
     behind_teacher: bool
     """Worse than the teacher beyond noise."""
 
+    @property
+    def teacher(self) -> str:
+        """Who teaches, with the shares of a blend."""
+        if not self.weights:
+            return self.chosen
+        shares = sorted(self.weights.items(), key=lambda item: -item[1])
+        return f"{self.chosen}: " + ", ".join(f"{name} {100 * w:.0f} %" for name, w in shares)
+
 
 class Delivery(Value):
     """A delivered model: per task who taught it, and how it compares."""
@@ -58,3 +66,15 @@ class Delivery(Value):
     def kept(self) -> bool:
         """Whether the promise is broken for no task."""
         return all(t.kept is not False for t in self.tasks.values())
+
+    @property
+    def summary(self) -> str:
+        """What became of the promise, in a sentence or two."""
+        by = {kept: [t for t, own in self.tasks.items() if own.kept is kept] for kept in (True, False, None)}
+        if broken := by[False]:
+            said = f"The promise is not kept for {', '.join(broken)}: worse than the best single model beyond noise."
+        elif len(by[True]) == 1:
+            said = f"{by[True][0]} is not worse than its best single model beyond noise."
+        else:
+            said = f"None of {len(by[True])} tasks is worse than its best single model beyond noise." * bool(by[True])
+        return f"{said} Not judged: {', '.join(by[None])}.".strip() if by[None] else said
