@@ -10,7 +10,7 @@ from test_pages import ODD, browse, outside, words
 from manyheads.cli import main
 from manyheads.grouping.partition import advised, best, dendrogram, gains_of
 from manyheads.report import render_evidence, write, write_evidence
-from manyheads.report.charts import joins
+from manyheads.report.charts import Dot, joins, scatter, tree
 from manyheads.results import (
     Comparison,
     Cost,
@@ -319,6 +319,30 @@ def test_the_front_is_what_no_other_trial_beats_and_the_pair_can_be_chosen():
     assert sum("chosen" in row[3] for row in rows[1:]) == 1
     assert "These two are the tasks whose values go together least" in words(render_evidence(evidence))
     assert "whose values go together least" not in words(own)
+
+
+def test_a_search_leads_with_what_it_found_and_says_nothing_of_what_is_not_there():
+    tuned = searched(SIX[:2])
+    page = render_evidence(Evidence(title="t", tuned=tuned, fractions=whole(SIX[:2]).fractions))
+    side = max((s for s in tuned.sides if s.task is None), key=lambda s: s.trials[s.best].value)
+    assert f"<code>{side.name}</code>: trial {side.best} is the best, mean skill" in page
+    assert "go together least" not in page  # there are but two
+    assert "estimator" not in page
+    assert "Joint is here" not in page
+    curves = whole(SIX[:2]).fractions.model_copy(update={"method": "mmoe"})
+    assert "Joint is here <code>mmoe</code>." in render_evidence(Evidence(title="t", fractions=curves))
+
+
+def test_the_name_of_a_chosen_dot_stands_clear_of_its_ring():
+    page = scatter("s", [Dot(1.0, 1.0, "joint", chosen=True)], x_name="x", y_name="y", words="w")
+    ring = float(re.search(r'class="ring" cx="([\d.]+)"', page)[1])
+    assert float(re.search(r'class="key" x="([\d.]+)"', page)[1]) >= ring + 8.5 + 3
+
+
+def test_a_tree_of_gains_has_its_zero_even_where_all_are_gains():
+    gains = {a: {b: 0.2 for b in "abc" if b != a} for a in "abc"}
+    assert 'class="zero"' in tree(dendrogram(gains), True)
+    assert 'class="zero"' not in tree(dendrogram(gains), False)
 
 
 def test_a_pair_that_is_not_there_has_no_view():

@@ -291,8 +291,8 @@ def _show(study: MethodStudy, curves: Fractions | None, door: Door) -> None:
     for name, one in study.efficiency.items():
         if name == study.choice and one.updates and one.updates_single:
             say(
-                f"To be as good on validation (mean skill {number(one.skill)}) one model needs {number(one.updates)} "
-                f"updates, one per task {number(one.updates_single)} together."
+                f"To be as good on validation (mean skill {number(one.skill)}) one model needs "
+                f"{number(round(one.updates))} updates, one per task {number(round(one.updates_single))} together."
             )
     say(study.recommendation)
 
@@ -318,7 +318,7 @@ def methods_table(study: MethodStudy) -> Table:
 
 def curves_table(curves: Fractions) -> Table:
     """One row per task and share: the delta of sharing."""
-    table = _table("what sharing gives, by the share of labels (positive = better)")
+    table = _table(f"what sharing (`{curves.method}`) gives, by the share of labels (positive = better)")
     table.add_column("task", overflow="fold")
     for share in curves.shares:
         table.add_column(f"{100 * share:g} %", justify="right", overflow="fold")

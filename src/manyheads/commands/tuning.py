@@ -20,6 +20,7 @@ from ..results import Tuned, TunedSide
 from ..spec import RunSpec, dumped
 from ..tune import JOINT, Side, best_of, read, search, sides_of, sort_out
 from ..tune.study import check_installed
+from ..verdicts import counted
 from .door import Door
 from .pages import write_page
 from .runfolder import RunFolder, differences
@@ -240,7 +241,7 @@ def _show(found: Tuned, door: Door) -> None:
             scores = side.test.primary().values()
             say("  test: " + ", ".join(f"{s.task} {s.metric} {number(s.value)}" for s in scores))
         if side.front:
-            say(f"  Pareto front, {len(side.front)} trials:")
+            say(f"  Pareto front, {counted(len(side.front), 'trial')}:")
             for t in side.trials:
                 if t.number in side.front:
                     say(f"    trial {t.number}: " + ", ".join(f"{k} {number(v)}" for k, v in t.values.items()))

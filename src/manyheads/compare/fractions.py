@@ -96,7 +96,7 @@ def label_fractions(
         lost = "each table" if of is None else f"`{of}`"
         note = "" if share == 1 else f" {100 * share:g} % of the labels of {lost} in training and validation."
         found[share] = comparison.model_copy(update={"protocol": comparison.protocol + note})
-    return Fractions(shares=tuple(wanted), comparisons=tuple(found[share] for share in wanted))
+    return Fractions(shares=tuple(wanted), comparisons=tuple(found[share] for share in wanted), method=name)
 
 
 def check(shares: Sequence[float], of: str | None, names: Sequence[str]) -> None:

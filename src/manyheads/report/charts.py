@@ -45,7 +45,7 @@ def tree(found: Dendrogram, zero: bool) -> Markup:
 
     ends = {leaf: (0.0, STEP * (place + 0.5)) for place, leaf in enumerate(found.leaves)}
     parts = []
-    if zero and low < 0 < top:
+    if zero:
         parts.append(f'<line class="zero" x1="{across(0):.2f}%" x2="{across(0):.2f}%" y1="0" y2="{STEP * n}"/>')
     for i, merge in enumerate(found.merges):
         x = across(merge.height)
@@ -171,7 +171,7 @@ def scatter(
         parts.append(f'<text x="{LEFT + 4:g}" y="{y - 4:.1f}">{escape(text)}</text>')
     for dot in sorted(dots, key=lambda d: d.front + 2 * d.chosen):
         parts.append(_dot(across(dot.x), up(dot.y), dot))
-    parts += _keys([(across(d.x), up(d.y), d.key) for d in dots], top, bottom)
+    parts += _keys([(across(d.x), up(d.y), d.key, 9.0 if d.chosen else 4.0) for d in dots], top, bottom)
     return _card(name, "".join(parts), tall, words, rank)
 
 
@@ -182,16 +182,17 @@ def _dot(x: float, y: float, dot: Dot) -> str:
     return f'{ring}<circle class="dot plain" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
 
 
-def _keys(points: Sequence[tuple[float, float, str]], top: float, bottom: float) -> list[str]:
-    """The letters beside dots, each where it meets the fewest other dots and letters."""
-    taken = [(x - 4, x + 4, y - 4, y + 4) for x, y, _ in points]
+def _keys(points: Sequence[tuple[float, float, str, float]], top: float, bottom: float) -> list[str]:
+    """The letters beside dots (of half a width each), each where it meets the fewest other dots and letters."""
+    taken = [(x - half, x + half, y - half, y + half) for x, y, _, half in points]
     parts = []
-    for x, y, key in points:
+    for x, y, key, half in points:
         if not key:
             continue
-        wide = _LETTER * len(key)
-        places = [(x + 9, y + 4), (x - 9 - wide, y + 4), (x - wide / 2, y - 9), (x - wide / 2, y + 17),
-                  (x + 7, y - 6), (x - 7 - wide, y - 6), (x + 7, y + 14), (x - 7 - wide, y + 14)]  # fmt: skip
+        wide, far = _LETTER * len(key), half + 5
+        places = [(x + far, y + 4), (x - far - wide, y + 4), (x - wide / 2, y - far), (x - wide / 2, y + far + 8),
+                  (x + far - 2, y - far + 3), (x - far + 2 - wide, y - far + 3),
+                  (x + far - 2, y + far + 5), (x - far + 2 - wide, y + far + 5)]  # fmt: skip
 
         def clash(place: tuple[float, float], wide: float = wide) -> float:
             left, base = place

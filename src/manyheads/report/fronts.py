@@ -21,6 +21,8 @@ class Front:
     drawing: Markup
     rows: tuple[tuple[str, str, str, str], ...]
     heading: tuple[str, str, str]
+    picked: bool = False
+    """Whether the page picked these two of several tasks."""
 
 
 def of_trials(evidence: Evidence) -> Front | None:
@@ -54,7 +56,7 @@ def of_trials(evidence: Evidence) -> Front | None:
         "trials of the search", dots, x_name=f"skill of {a}", y_name=f"skill of {b}", words=words,
         uprights=[(alone[a], "alone")] if a in alone else (), levels=[(alone[b], "alone")] if b in alone else (),
     )  # fmt: skip
-    return Front(drawing, tuple(rows), ("trial", a, b))
+    return Front(drawing, tuple(rows), ("trial", a, b), _picked(evidence, [t.values for _, t in trials]))
 
 
 def of_methods(evidence: Evidence, comparisons: dict[str, Comparison]) -> Front | None:
@@ -77,7 +79,7 @@ def of_methods(evidence: Evidence, comparisons: dict[str, Comparison]) -> Front 
     words = f"Change of {a} and of {b} against single-task models by {len(there)} methods; on the front: {on}."
     x_name, y_name = (f"change of {t}, {'hundredths' if absolute[t] else '%'}" for t in pair)
     drawing = charts.scatter("methods", dots, x_name=x_name, y_name=y_name, words=words, zero=True)
-    return Front(drawing, tuple(rows), ("method", a, b))
+    return Front(drawing, tuple(rows), ("method", a, b), _picked(evidence, list(deltas.values())))
 
 
 def _standing(front: bool, chosen: bool) -> str:
@@ -105,6 +107,10 @@ def _pair(evidence: Evidence, values: Sequence[dict[str, float | None]]) -> tupl
         return None
     pairs = [(a, b) for i, a in enumerate(tasks) for b in tasks[i + 1 :]]
     return min(pairs, key=lambda pair: _together(values, *pair))
+
+
+def _picked(evidence: Evidence, values: Sequence[dict[str, float | None]]) -> bool:
+    return evidence.pair is None and len(values[0]) > 2
 
 
 def _together(values: Sequence[dict[str, float | None]], a: str, b: str) -> float:

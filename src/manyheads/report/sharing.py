@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..results import Comparison, Evidence, Grouping, Relatedness, TunedSide
+from ..results import Comparison, Evidence, Grouping, Relatedness, Tuned, TunedSide
 from . import charts, figures, words
 from .charts import Course, Dot
 from .fronts import of_methods, of_trials
@@ -116,6 +116,8 @@ class SharingView:
         if self.methods is not None and self.methods.recommendation:
             text = self.methods.recommendation
             return text[:1].upper() + text[1:]
+        if self.evidence.tuned is not None:
+            return _best(self.evidence.tuned)
         if self.comparisons:
             return next((c.summary for c in self.comparisons.values() if c.summary), "")
         advised = {s.groups for s in self.sheets if s.groups}
@@ -300,6 +302,23 @@ def _side(side: TunedSide) -> Side:
     top = max((share or 0.0 for _, share in shares), default=0.0)
     bars = tuple((name, number(share, 2), figures.bar(share or 0.0, top)) for name, share in shares)
     return Side(side.name, cells, test, side.overrides, bars)
+
+
+def _best(tuned: Tuned) -> str:
+    """What a search came to, in a sentence: the best trial of a model of all tasks, beside the first one."""
+    known = [
+        (t.value, side.name, t.number, next((o.value for o in side.trials if o.number == 0), None))
+        for side in tuned.sides
+        for t in side.trials
+        if side.task is None and t.number == side.best and t.value is not None
+    ]
+    if not known:
+        return "No trial came to its end."
+    value, name, at, first = max(known, key=lambda one: one[0])
+    if at == 0:
+        return f"`{name}`: no trial is better than the first one, whose mean skill on validation is {number(value, 3)}."
+    said = f"`{name}`: trial {at} is the best, mean skill {number(value, 3)} on validation"
+    return f"{said}; the first had {number(first, 3)}." if first is not None else f"{said}."
 
 
 def _search(evidence: Evidence) -> Markup | str:

@@ -20,6 +20,8 @@ class Fractions(Value):
     """Of the training labels that were known, ascending, 1 for all of them."""
     comparisons: tuple[Comparison, ...]
     """One per share; the test parts are whole in all of them."""
+    method: str = "joint"
+    """The way to share whose curves they are, where several are compared."""
 
 
 class Evidence(Value):
