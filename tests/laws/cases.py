@@ -30,7 +30,7 @@ from manyheads.penalties import Penalty
 from manyheads.ragged import Ragged, objects
 from manyheads.sharing import Sharing
 from manyheads.tasks import Task
-from manyheads.tasks.relation import RANK, WIDTH
+from manyheads.tasks._pairs import RANK, WIDTH
 from manyheads.transfer import Way
 
 GIVEN: dict[type, tuple[str, ...]] = {

@@ -28,7 +28,8 @@ from manyheads.metrics import Predicted
 from manyheads.metrics.spans import bio, spans
 from manyheads.ragged import Ragged, objects
 from manyheads.spec import ModelSpec, settled
-from manyheads.tasks.relation import CLUES, RANK, WIDTH, Relation, pair_scores
+from manyheads.tasks._pairs import CLUES, RANK, WIDTH, Largest, pair_scores, pair_scores_in_parts, pooled
+from manyheads.tasks.relation import Relation
 from manyheads.tasks.text import Tagging, viterbi
 
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -352,6 +353,37 @@ def test_pair_scores_are_the_slow_loop(float64):
             assert own[kind].item() == pytest.approx(slow, abs=1e-10)
     none, _ = pair_scores(values, [[], [(0, 1, "A")], []])
     assert none.shape == (0, 2)
+    parts = list(pair_scores_in_parts(values, found, 3))
+    assert [len(odds) for odds, _ in parts] == [2, 2, 2, 1, 1]  # a head has as many partners as its row has spans
+    assert torch.equal(torch.cat([own for own, _ in parts]), odds)
+    assert torch.equal(torch.cat([own for _, own in parts]), pairs)
+
+
+def test_the_largest_of_many_ranges_is_that_of_each_with_its_gradient(float64):
+    ends = [(a, b) for a in range(9) for b in range(a, 10)]
+    start, stop = (torch.tensor(own) for own in zip(*ends, strict=True))
+    slopes = []
+    for largest in (lambda v: pooled(v, start, stop), lambda v: Largest(v, 9).within(start, stop)):
+        values = (torch.arange(30.0).reshape(10, 3) * 7 % 31 - 9.5).requires_grad_()
+        found = largest(values)
+        (found * torch.arange(1.0, len(ends) + 1)[:, None]).sum().backward()
+        slopes.append((found, values.grad))
+    assert torch.equal(slopes[0][0], slopes[1][0])
+    assert torch.allclose(slopes[0][1], slopes[1][1], atol=1e-12)
+
+
+def test_a_document_of_600_names_is_searched_in_a_small_memory():
+    words, task = 1200, _linked()[0]
+    output = torch.zeros(1, words, 1 + len(task.tags) + WIDTH)
+    output[..., 0] = 1.0
+    for place, tag in ((0, "B-PER"), (1, "O"), (2, "B-LOC"), (3, "O")):
+        output[0, place::4, 1 + task.tags.index(tag)] = 9.0
+    product = slice(1 + len(task.tags), 1 + len(task.tags) + 2 * RANK)
+    output[..., product.stop] = -4.0
+    output[0, [100, 402], product] = 3.0  # a person, and the place 301 words further on
+    (tags, links), *_ = task.rows(output)
+    assert [link[:2] for link in links] == [(50, 201)]
+    assert len(tags) == words
 
 
 def _linked(**more):

@@ -17,21 +17,15 @@ from ..blocks import Dropout
 from ..catalog import hint
 from ..faults import ConfigError, DataError
 from ..metrics import Metric, Predicted
-from ..metrics.spans import Span, spans
+from ..metrics.spans import spans
 from ..ragged import Ragged, Rows, objects
 from . import Task, _constants, rows_with
+from ._pairs import WIDTH, pair_scores, pair_scores_in_parts
 from ._words import refuse_uneven
 from .text import _Tagged, cells, inventory, numbered, sequence, shares, token_errors
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RANK = 16
-"""Factors of the product of head and tail, per relation type."""
-CLUES = 4
-"""Clues between two spans per relation type: for and against it, with the head first and with the tail first."""
-WIDTH = 2 * RANK + 2 + CLUES
-"""Numbers per token and relation type: factors as head and as tail, a score as each, clues."""
 
 LEAST = 0.05
 """Pairs of a lower probability are never relations where the threshold is chosen."""
@@ -92,65 +86,6 @@ class _Scores(nn.Module):
         scores = self.linear(values)
         hidden = F.silu(self.hidden(torch.cat([values, scores.softmax(-1)], -1)))
         return torch.cat([mask.unsqueeze(-1).to(values.dtype), scores, self.pairs(self.dropout(hidden))], -1)
-
-
-def pooled(values: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """The largest of each number over ranges of rows; 0 over an empty one.
-
-    Shape:
-        values (tokens, ...), start and stop (ranges,) -> (ranges, ...).
-    """
-    lengths = stop - start
-    which = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
-    first = lengths.cumsum(0) - lengths
-    tokens = (start - first).repeat_interleave(lengths) + torch.arange(int(lengths.sum()), device=values.device)
-    picked = values[tokens]
-    index = which.reshape(-1, *[1] * (values.dim() - 1)).expand_as(picked)
-    empty = values.new_zeros(len(lengths), *values.shape[1:])
-    return empty.scatter_reduce(0, index, picked, "amax", include_self=False)
-
-
-def pair_scores(values: Tensor, found: Sequence[Sequence[Span]]) -> tuple[Tensor, Tensor]:
-    r"""The log odds of every relation type between all ordered pairs of spans of each sentence.
-
-    .. math:: s_r(h, t) = <H_r(h), T_r(t)> / \sqrt{rank} + a_r(h) + b_r(t) + \max_i c_r(i) - \max_i d_r(i) - 2
-
-    where the numbers of a span are the largest over its tokens and i are the tokens between both; the clues c for and d
-    against the relation are others where the tail comes first. Most pairs have no relation, hence -2.
-
-    Shape:
-        values (rows, length, relations, groups, WIDTH) -> (pairs, relations), and (row, head, tail) of each pair
-        (pairs, 3), in this order. Several groups are members of an ensemble, whose mean counts.
-
-    Args:
-        found: the spans of each row.
-
-    Reference:
-        Eberts, Ulges: Span-based joint entity and relation extraction with transformer pre-training (SpERT), 2020: the
-        largest values over spans and over what is between them, linear scores of head, tail and context.
-        Dozat, Manning: Deep biaffine attention for neural dependency parsing, 2017: the product.
-    """
-    length, device = values.shape[1], values.device
-    flat = values.flatten(0, 1)
-    starts = torch.tensor([i * length + s[0] for i, row in enumerate(found) for s in row], dtype=torch.long)
-    stops = torch.tensor([i * length + s[1] for i, row in enumerate(found) for s in row], dtype=torch.long)
-    pairs, first = [], 0
-    for i, row in enumerate(found):
-        pairs += [(i, h, t, first + h, first + t) for h in range(len(row)) for t in range(len(row)) if h != t]
-        first += len(row)
-    index = torch.tensor(pairs, dtype=torch.long).reshape(-1, 5)
-    starts, stops, heads, tails = (x.to(device) for x in (starts, stops, index[:, 3], index[:, 4]))
-    of_span = pooled(flat[..., : 2 * RANK + 2], starts, stops)
-    h, t = of_span[heads], of_span[tails]
-    product = (h[..., :RANK] * t[..., RANK : 2 * RANK]).sum(-1) / RANK**0.5
-    low = torch.minimum(stops[heads], stops[tails])
-    between = pooled(flat[..., -CLUES:], low, torch.maximum(torch.maximum(starts[heads], starts[tails]), low))
-    clues = torch.where(
-        (starts[heads] < starts[tails])[:, None, None],
-        between[..., 0] - between[..., 1],
-        between[..., 2] - between[..., 3],
-    )
-    return (product + h[..., -2] + t[..., -1] + clues).mean(-1) - 2, index[:, :3]
 
 
 @dataclass(frozen=True)
@@ -328,14 +263,14 @@ class Relation(_Tagged):
     def rows(self, output: Tensor) -> Rows:
         tags = self.decoded(output)
         found = [spans(self.names(own.tolist())) for own in tags]
-        odds, pairs = pair_scores(self._groups(output), found)
-        proba = odds.double().sigmoid().cpu().numpy()
         links: list[list[tuple[int, int, int, float]]] = [[] for _ in tags]
         least = min(self._level, LEAST) if isinstance(self.threshold, str) else self._level
-        for p, kind in zip(*np.nonzero(proba >= least), strict=True):
-            i, h, t = pairs[p].tolist()
-            if f"{self.types[kind]} {found[i][h][2]} {found[i][t][2]}" in self.allowed:
-                links[i].append((h, t, int(kind), float(proba[p, kind])))
+        for odds, pairs in pair_scores_in_parts(self._groups(output), found):
+            proba = odds.double().sigmoid().cpu().numpy()
+            for p, kind in zip(*np.nonzero(proba >= least), strict=True):
+                i, h, t = pairs[p].tolist()
+                if f"{self.types[kind]} {found[i][h][2]} {found[i][t][2]}" in self.allowed:
+                    links[i].append((h, t, int(kind), float(proba[p, kind])))
         return Rows([(own.astype(np.int32), own_links) for own, own_links in zip(tags, links, strict=True)])
 
     def predict(self, output: Rows) -> Predicted:
