@@ -187,14 +187,16 @@ def affinity(
     config: Config, output: Folder, overrides: Overrides = None,
     methods: Annotated[str | None, typer.Option("--methods", help="Estimators to ask, with commas between.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each model.")] = 3,
-    seed: Seed = None, device: Device = None, force: Force = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    backend: Backend = None, n_jobs: Jobs = None, seed: Seed = None, device: Device = None, resume: Resume = False,
+    force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """How related are these tasks? What learning each does to each other one, by several estimators."""
-    door = _door(as_json, quiet, verbose, threads, force=force, dry_run=dry_run)
+    door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
     from .commands.relate import affinity
 
-    _answer(as_json, lambda: affinity(spec_of(config, overrides, seed, device), output, door, words(methods), seeds))
+    more = words(methods), seeds, backend, n_jobs
+    _answer(as_json, lambda: affinity(spec_of(config, overrides, seed, device), output, door, *more))
 
 
 @app.command()

@@ -95,7 +95,7 @@ def test_a_task_without_a_label_among_the_judges_is_not_said_to_be_kept(card, ca
     assert read_report(card / "out").delivery == read(card / "out")
 
 
-def test_settings_are_checked(card, tmp_path, monkeypatch):
+def test_settings_are_checked(card, tmp_path, monkeypatch, capsys):
     assert settings_of(["alone"], None, ["trust=1", "folds=4"]).trust == 1
     with pytest.raises(ConfigError, match="should be one of folds, members"):
         settings_of(None, None, ["fold=4"])
@@ -112,5 +112,10 @@ def test_settings_are_checked(card, tmp_path, monkeypatch):
             "manyheads.commands.delivering.read_groups", lambda _: SimpleNamespace(groupings={"rsa": grouping})
         )
         assert settings_of(None, tmp_path, []).groups == (("IQ", "KWW"), ("married",))
+        (tmp_path / "two.yaml").write_text(CONFIG.replace("KWW: {type: regression}, ", ""))
+        assert main(["deliver", "-c", "two.yaml", "-o", "out", "--groups", str(tmp_path)]) == 2
+        assert "Found `KWW` in one of the two alone" in capsys.readouterr().err
+    assert main(["deliver", "-c", "run.yaml", "-o", "out", "--groups", str(tmp_path)]) == 3
+    assert "should be a study of groups. Found it damaged" in capsys.readouterr().err
     assert main(["deliver", "-c", "run.yaml", "-o", "out", "--dry-run"]) == 0
     assert not (card / "out").exists()

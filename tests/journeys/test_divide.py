@@ -65,9 +65,26 @@ def test_groups_are_proposed_trained_and_judged(card, capsys, monkeypatch):
     assert all(task in told for task in ("IQ", "KWW", "married"))
 
 
-def test_what_cannot_be_grouped_is_told(card, capsys):
-    assert main(["group", "-c", "run.yaml", "-o", "out", "--affinity", "nowhere"]) == 2
-    assert "a folder that `manyheads affinity` wrote. Found no affinity.json in `nowhere`" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--affinity", "nowhere"), "a folder that `manyheads affinity` wrote. Found no affinity.json in `nowhere`"),
+        (("--methods", "rsaa"), "Did you mean `rsa`?"),
+        (("--backend", "dsk"), "Did you mean `dask`?"),
+        (("--branches", "9"), "from_stage"),
+    ],
+)
+def test_what_cannot_be_grouped_is_told_before_a_folder_is_made(words, said, card, capsys):
+    assert main(["group", "-c", "run.yaml", "-o", "out", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (card / "out").exists()
+
+
+def test_one_task_has_nobody_to_be_grouped_with(card, capsys):
+    (card / "one.yaml").write_text("schema_version: 1\ndata: {train: card.csv}\ntasks: {IQ: {type: regression}}\n")
+    assert main(["group", "-c", "one.yaml", "-o", "out"]) == 2
+    assert "two tasks or more" in capsys.readouterr().err
+    assert not (card / "out").exists()
 
 
 def test_groupings_worth_training():

@@ -82,10 +82,29 @@ def test_machines_get_one_object_and_what_exists_is_refused(there, capsys):
     assert main([*command, "--force"]) == 0
 
 
+def test_what_was_read_is_not_trained_again(there, capsys, monkeypatch):
+    command = ["affinity", "-c", "run.yaml", "-o", "again", "--seeds", "2", "--methods", "cosine,lookahead,cka", "-q"]
+    assert main(command) == 0
+    first = read(there / "again")
+    (there / "again" / "affinity.json").unlink()  # as if it had been stopped before its end
+    monkeypatch.setattr("manyheads.train.Training.run", lambda _: pytest.fail("watched again"))
+    monkeypatch.setattr("manyheads.parallel.run_all", lambda *_: pytest.fail("trained again"))
+    assert main([*command, "--resume"]) == 0
+    plain = {"seconds": None}
+    assert [f.model_copy(update=plain) for f in read(there / "again")] == [f.model_copy(update=plain) for f in first]
+    with pytest.raises(pytest.fail.Exception, match="watched again"):  # another run is another one
+        main([*command, "--resume", "--seeds", "3"])
+    (there / "again" / "affinity.json").write_text('[{"method": 3}]')
+    assert main(["group", "-c", "run.yaml", "-o", "no", "--affinity", "again"]) == 3
+    assert "Found it damaged" in capsys.readouterr().err
+
+
 def test_nothing_is_written_in_a_dry_run_or_with_a_wrong_word(there, capsys):
     assert main(["affinity", "-c", "run.yaml", "-o", "dry", "--dry-run"]) == 0
     assert main(["affinity", "-c", "run.yaml", "-o", "dry", "--methods", "rsi"]) == 2
     assert "Did you mean `rsa`?" in capsys.readouterr().err
+    assert main(["affinity", "-c", "run.yaml", "-o", "dry", "--backend", "dsk"]) == 2
+    assert "Did you mean `dask`?" in capsys.readouterr().err
     assert not (there / "dry").exists()
 
 

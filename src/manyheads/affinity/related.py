@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,18 @@ def estimators_of(methods: Sequence[str | Part]) -> dict[str, Estimator[Any]]:
     return found
 
 
+def enough(tasks: int, seeds: int = 1) -> None:
+    """See that there is something to relate.
+
+    Raises:
+        ConfigError: fewer than two tasks, or no seed.
+    """
+    if tasks < 2 or seeds < 1:
+        raise ConfigError(
+            f"Relatedness should be asked of two tasks or more, with one seed or more. Found {tasks} and {seeds}."
+        )
+
+
 def related(
     spec: RunSpec,
     prepared: Prepared,
@@ -119,13 +132,13 @@ def related(
 
     Args:
         estimators: by their word, as `estimators_of` gives them.
-        backend, ledger: as in `parallel.run_over`, for single-task models and pairs; joint runs are watched here, anew.
+        backend, ledger: as in `parallel.run_over`; joint runs are watched here, whoever carries out the others.
 
     Raises:
         ConfigError: fewer than two tasks, or no seed.
     """
     study = Study(spec, prepared, estimators, seeds, every=every)
-    study.watch(n_jobs, progress)
+    study.watch(n_jobs, progress, ledger)
     for kind, runs in study.runs().items():
         tell = None if progress is None else partial(progress, TEXTS[kind])
         study.seconds[kind] = run_over(runs, tell, n_jobs, backend=backend, ledger=ledger)
@@ -171,11 +184,7 @@ class Study:
         *,
         every: int | None = None,
     ) -> None:
-        n = len(prepared.tasks)
-        if n < 2 or seeds < 1:
-            raise ConfigError(
-                f"Relatedness should be asked of two tasks or more, with one seed or more. Found {n} and {seeds}."
-            )
+        enough(len(prepared.tasks), seeds)
         self.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"members": 1})})
         self.prepared, self.estimators, self.every = prepared, dict(estimators), every
         self.rounds = [self._round(seed_of(spec.seed, "affinity", r)) for r in range(seeds)]
@@ -186,24 +195,26 @@ class Study:
         """The estimators that look at joint runs, at single-task models or at pairs."""
         return {w: e for w, e in self.estimators.items() if e.looks_at == kind}
 
-    def watch(self, n_jobs: int = 1, progress: Progress | None = None) -> None:
+    def watch(self, n_jobs: int = 1, progress: Progress | None = None, ledger: Ledger | None = None) -> None:
         """Train the joint models of all seeds, watched, where an estimator asks for them.
 
         Args:
             n_jobs: processes.
             progress: told what is being done.
+            ledger: what it has of a run that was watched alike is not read again.
         """
         if not self.of("joint"):
             return
         work = [(self._training(self.prepared.tasks, one), Watch(self.of("joint"), self.every)) for one in self.rounds]
-        n_jobs = min(n_jobs, len(work))
+        n_jobs, folder = min(n_jobs, len(work)), None if ledger is None else ledger.folder
         if n_jobs == 1:
-            found: Any = (_carry(run, watch) for run, watch in work)
+            found: Any = (_carry(run, watch, folder) for run, watch in work)
         else:
             from joblib import Parallel, delayed, parallel_config
 
             with parallel_config("loky", inner_max_num_threads=1):
-                found = Parallel(n_jobs, return_as="generator")(delayed(_carry)(run, watch) for run, watch in work)
+                calls = (delayed(_carry)(run, watch, folder) for run, watch in work)
+                found = Parallel(n_jobs, return_as="generator")(calls)
         for answer in found:
             self._watched.append(answer)
             if progress is not None:
@@ -295,13 +306,23 @@ class Study:
         return [Together(by_itself, paired, baseline, up) for by_itself, paired in scores]
 
 
-def _carry(run: Training, watch: Watch) -> tuple[Watch, int]:
-    """What was read of a run, and the step whose weights it kept; it is trained to its end."""
-    run.callbacks.append(watch)
-    run.run()
-    each = -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
-    watch.forget()
-    return watch, (run.best.epoch + 1) * each if run.best.epoch >= 0 else run.step
+def _carry(run: Training, watch: Watch, folder: Path | None = None) -> tuple[Watch, int]:
+    """What was read of a run, and the step whose weights it kept; it is trained to its end, or known from a ledger."""
+
+    def ended() -> dict[str, Any]:
+        run.callbacks.append(watch)
+        run.run()
+        each = -(-run.sampler.n_steps // run.settings.accumulate_grad_batches)
+        watch.forget()
+        return {"until": (run.best.epoch + 1) * each if run.best.epoch >= 0 else run.step, "told": watch.told()}
+
+    if folder is None:
+        return watch, ended()["until"]
+    ledger = Ledger(folder)
+    estimators = {word: [type(e).__name__, vars(e)] for word, e in watch.estimators.items()}
+    kept = ledger.values(["watched", ledger.key(run), estimators, watch.every], ended)
+    watch.recall(kept["told"])
+    return watch, kept["until"]
 
 
 def _score(run: Training, name: str) -> float | None:

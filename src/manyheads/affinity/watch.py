@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..data import Batch
 from ..data.sampler import Sampler
 from ..faults import ConfigError
 from ..train import Training
-from . import Estimator, Reading
+from . import Estimator, Pair, Reading
 from .probe import Probe, untouched
 
 LEAST, PER_TASK = 10, 1.5
@@ -87,6 +87,23 @@ class Watch(Callback):
         """Let go of the run's rows: what was read stays."""
         self._sampler, self._epoch = None, (-1, [])
 
+    def told(self) -> dict[str, Any]:
+        """What was read, and what it took, as plain values."""
+        return {
+            word: {"seconds": self.seconds[word], "looks": [[step, _plain(reading)] for step, reading in looks]}
+            for word, looks in self.readings.items()
+        }
+
+    def recall(self, told: Mapping[str, Any]) -> None:
+        """Take in what `told` gave: this watch has read it.
+
+        Args:
+            told: of a watch of the same estimators.
+        """
+        for word, own in told.items():
+            self.seconds[word] = own["seconds"]
+            self.readings[word] = [(step, _reading(values)) for step, values in own["looks"]]
+
     def look(self, training: Training) -> None:
         """Show the run as it is now."""
         started = time.perf_counter()
@@ -110,3 +127,17 @@ class Watch(Callback):
         if training.device == torch.device("cpu"):
             return batch
         return Batch({table: part.to(training.device) for table, part in batch.items()})
+
+
+def _plain(reading: Reading) -> list[Any]:
+    def listed(cells: Mapping[Pair, Any]) -> list[list[Any]]:
+        return [[a, b, value] for (a, b), value in cells.items()]
+
+    return [listed(reading.cells), listed(reading.missing), {p: listed(own) for p, own in reading.parts.items()}]
+
+
+def _reading(values: Sequence[Any]) -> Reading:
+    def cells(listed: Sequence[Any]) -> dict[Pair, Any]:
+        return {(a, b): value for a, b, value in listed}
+
+    return Reading(cells(values[0]), cells(values[1]), {part: cells(own) for part, own in values[2].items()})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ..sharing import Sharing
 from ..spec import RunSpec
 from ..tune import read as read_tuned
 from .display import change, change_span
-from .door import Door, comparison_json, settings_of
+from .door import Door, comparison_json, interruptible, settings_of
 from .runfolder import RunFolder, environment, now
 from .runs import Ready, compared, make_ready
 
@@ -117,7 +116,7 @@ def compare(
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
         folder.begin(spec)
         door.screen.log = folder.log
-        with _interruptible(door):
+        with interruptible(door):
             study, curves = _studied(ready, door, repeats, asked, tuned, output)
         page = _page(ready, door, study, curves, tuned, output)
     _show(study, curves, door)
@@ -156,16 +155,6 @@ def sides_of(tuned: Tuned | None) -> dict[str, tuple[str, ...]]:
     return {} if tuned is None else {s.name: s.overrides for s in tuned.sides if s.best is not None}
 
 
-@contextmanager
-def _interruptible(door: Door) -> Iterator[None]:
-    """Say what an interruption leaves."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
-        raise
-
-
 def _plain(
     spec: RunSpec, output: Path, door: Door, repeats: int, simple: Sequence[str] | None, strict: bool
 ) -> dict[str, Any]:
@@ -180,7 +169,7 @@ def _plain(
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
         folder.begin(spec)
         door.screen.log = folder.log
-        with _interruptible(door):
+        with interruptible(door):
             comparison = compared(ready, door, repeats, simple, Ledger(output / RUNS))
         report = Report(
             title="Should these tasks share a model?", created=now(), tasks=tuple(ready.infos), comparison=comparison,

@@ -12,11 +12,12 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from .. import yaml12
+from .. import config, yaml12
 from ..catalog import hint
 from ..compare import processes
 from ..deliver import Delivered, Settings
 from ..deliver import deliver as delivered
+from ..deliver.spaces import check as suited
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..ledger import Ledger
@@ -56,6 +57,12 @@ def deliver(
         ConfigError, DataError: as their names say.
     """
     how = settings_of(candidates, groups, texts)
+    if strange := sorted({t for group in how.groups for t in group} ^ set(spec.tasks)) if how.groups else []:
+        raise ConfigError(
+            f"`--groups` should be of the tasks of this config. Found {', '.join(f'`{t}`' for t in strange)} in one of "
+            f"the two alone: config and `{groups}`."
+        )
+    suited(config.tasks_of(spec))
     folder = RunFolder(output)
     there = False if door.dry_run else folder.claim(spec, door.resume, door.force)
     if there and folder.finished:

@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..affinity.related import estimators_of, related
+from ..affinity.related import enough, estimators_of, related
+from ..build import make_training
 from ..compare import processes
-from ..faults import ConfigError
+from ..faults import ConfigError, DataError
 from ..files import write_atomically
 from ..grouping.groups import validate
 from ..grouping.partition import advised
 from ..ledger import Ledger
+from ..parallel import check as check_backend
 from ..parallel import cluster
 from ..results import Grouping, GroupingStudy, Relatedness
-from ..spec import RunSpec
+from ..spec import Part, RunSpec
 from .display import change, change_span
-from .door import Door
+from .door import Door, interruptible
 from .pages import write_page
 from .relate import FILE as MATRICES
 from .relate import read as read_matrices
@@ -64,6 +66,10 @@ def group(
     """
     if budget < 1:
         raise ConfigError(f"`--budget` should be one model or more. Found {budget}.")
+    enough(len(spec.tasks), seeds)
+    check_backend(backend or "loky")
+    kept = None if measured is None else _kept(measured, methods, list(spec.tasks))
+    estimators = {} if kept is not None else estimators_of(METHODS if methods is None else methods)
     folder = RunFolder(output)
     if not door.dry_run:
         folder.claim(spec, door.resume, door.force)
@@ -72,20 +78,21 @@ def group(
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
         if door.dry_run:
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+        branching = _stage(ready, branches_from)
         folder.begin(spec)
         door.screen.log = folder.log
         how: dict[str, Any] = {
             "n_jobs": processes(n_jobs), "backend": backend or "loky", "ledger": Ledger(output / RUNS),
         }  # fmt: skip
-        try:
-            with cluster(how["backend"], how["n_jobs"]):
-                found = _measured(ready, door, methods, measured, seeds, how)
-                write_matrices(found, output)
-                tried = _proposed(found, budget, door)
-                study = _trained(ready, door, distinct(tried), repeats, branches_from, how)
-        except (KeyboardInterrupt, SystemExit):
-            door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
-            raise
+        with interruptible(door), cluster(how["backend"], how["n_jobs"]):
+            if kept is None:
+                with door.screen.progress() as progress:
+                    found = related(ready.spec, ready.prepared, estimators, seeds, progress=progress, **how)
+            else:
+                found = kept
+            write_matrices(found, output)
+            tried = _proposed(found, budget, door)
+            study = _trained(ready, door, distinct(tried), repeats, branching, how)
     write_atomically(output / FILE, (study.model_dump_json(indent=1) + "\n").encode("utf-8"))
     page = write_page(
         spec, output, relatedness=found, budget=budget, study=study, tasks=ready.infos, warnings=door.warned
@@ -118,20 +125,8 @@ def _proposed(found: Sequence[Relatedness], budget: int, door: Door) -> dict[str
     return proposals
 
 
-def _measured(
-    ready: Ready,
-    door: Door,
-    methods: Sequence[str] | None,
-    measured: Path | None,
-    seeds: int,
-    how: Mapping[str, Any],
-) -> tuple[Relatedness, ...]:
-    """The answers of estimators: those that a folder keeps, or new ones."""
-    names = {t.name for t in ready.tasks}
-    if measured is None:
-        estimators = estimators_of(METHODS if methods is None else methods)
-        with door.screen.progress() as progress:
-            return related(ready.spec, ready.prepared, estimators, seeds, progress=progress, **how)
+def _kept(measured: Path, methods: Sequence[str] | None, names: Sequence[str]) -> tuple[Relatedness, ...]:
+    """The answers of estimators that a folder keeps."""
     if not (measured / MATRICES).exists():
         raise ConfigError(
             f"`--affinity` should be a folder that `manyheads affinity` wrote. Found no {MATRICES} in `{measured}`."
@@ -143,12 +138,25 @@ def _measured(
             f"`--methods` should name estimators that `{measured}` has. It has {', '.join(a.method for a in found)}."
         )
     for answer in kept:
-        if set(answer.tasks) != names:
+        if set(answer.tasks) != set(names):
             raise ConfigError(
                 f"`{measured}` should be of the tasks of this config, {', '.join(sorted(names))}. Found "
                 f"{', '.join(sorted(answer.tasks))}."
             )
     return kept
+
+
+def _stage(ready: Ready, text: str | None) -> int | str | None:
+    """The stage at which groups part as branches, once a model with a branch for every task could be made so."""
+    if text is None:
+        return None
+    at = int(text) if text.removeprefix("-").isdigit() else text
+    spec, data = ready.spec, ready.prepared
+    tree = Part.of({"name": "tree", "groups": [[t.name] for t in ready.tasks], "from_stage": at})
+    branched = spec.model_copy(update={"model": spec.model.model_copy(update={"sharing": tree})})
+    rows = data.tasksets["train"], data.tasksets["valid"]
+    make_training(branched, data.dataset.preprocess.layouts, data.tasks, *rows)
+    return at
 
 
 def distinct(proposals: Mapping[str, Grouping]) -> dict[str, Grouping]:
@@ -172,13 +180,11 @@ def _trained(
     door: Door,
     tried: Mapping[str, Grouping],
     repeats: int,
-    branches_from: str | None,
+    branches_from: int | str | None,
     how: Mapping[str, Any],
 ) -> GroupingStudy:
     more: dict[str, Any] = dict(how) | {"parts": ready.intake.parts if ready.intake.given else None}
-    if branches_from is not None:
-        plain = branches_from.removeprefix("-").isdigit()
-        more["branches_from"] = int(branches_from) if plain else branches_from
+    more["branches_from"] = branches_from
     with door.screen.progress() as progress:
         return validate(
             ready.spec,
@@ -218,5 +224,12 @@ def read(output: Path) -> GroupingStudy:
 
     Args:
         output: the folder.
+
+    Raises:
+        DataError: the file is damaged.
     """
-    return GroupingStudy.model_validate(json.loads((output / FILE).read_text(encoding="utf-8")))
+    try:
+        return GroupingStudy.model_validate(json.loads((output / FILE).read_text(encoding="utf-8")))
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise DataError(f"`{output / FILE}` should be a study of groups. Found it damaged: {said}.") from None

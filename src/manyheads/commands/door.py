@@ -54,6 +54,16 @@ class Door:
             yield
 
 
+@contextmanager
+def interruptible(door: Door) -> Iterator[None]:
+    """Say what an interruption leaves."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        door.screen.say("Interrupted: runs that ended are kept; the same command with --resume goes on.")
+        raise
+
+
 def settings_of(spec: RunSpec) -> dict[str, Any]:
     """A config for a page: files by their names, without the folders of this machine."""
     values = dumped(spec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,38 +11,53 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ..affinity.related import METHODS, estimators_of, related
+from ..affinity.related import METHODS, enough, estimators_of, related
+from ..compare import processes
+from ..faults import DataError
 from ..files import write_atomically
+from ..ledger import Ledger
+from ..parallel import check as check_backend
+from ..parallel import cluster
 from ..results import Relatedness
 from ..spec import RunSpec
-from .door import Door
+from .door import Door, interruptible
 from .pages import write_page
 from .runfolder import RunFolder
 from .runs import make_ready
 
-FILE = "affinity.json"
+FILE, RUNS = "affinity.json", "runs"
 MOST = 12
 """Tasks that a matrix on the screen has at most."""
 
 
 def affinity(
-    spec: RunSpec, output: Path, door: Door, methods: Sequence[str] | None = None, seeds: int = 3
+    spec: RunSpec,
+    output: Path,
+    door: Door,
+    methods: Sequence[str] | None = None,
+    seeds: int = 3,
+    backend: str | None = None,
+    n_jobs: int | None = None,
 ) -> dict[str, Any]:
     """How related the tasks of a config are, into a folder.
 
     Args:
         spec: the run.
-        output: the folder.
+        output: the folder; with ``--resume`` runs that it holds are not done again.
         methods: words of `manyheads.affinity`; `related.METHODS` where nobody says.
         seeds: trainings of each model.
+        backend, n_jobs: who carries runs out, and how many at a time.
 
     Raises:
         ConfigError, DataError: as their names say.
     """
     estimators = estimators_of(METHODS if methods is None else methods)
+    enough(len(spec.tasks), seeds)
+    word, jobs = backend or "loky", processes(n_jobs)
+    check_backend(word)
     folder = RunFolder(output)
     if not door.dry_run:
-        folder.claim(None, force=door.force)
+        folder.claim(spec, door.resume, door.force)
     with door.hearing():
         ready = make_ready(spec, door)
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
@@ -51,9 +65,11 @@ def affinity(
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
         folder.begin(spec)
         door.screen.log = folder.log
-        n_jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with door.screen.progress() as progress:
-            found = related(spec, ready.prepared, estimators, seeds, n_jobs=n_jobs, progress=progress)
+        with interruptible(door), cluster(word, jobs), door.screen.progress() as progress:
+            found = related(
+                spec, ready.prepared, estimators, seeds,
+                n_jobs=jobs, backend=word, ledger=Ledger(output / RUNS), progress=progress,
+            )  # fmt: skip
     write(found, output)
     page = write_page(spec, output, relatedness=found, tasks=ready.infos, warnings=door.warned)
     for answer in found:
@@ -88,9 +104,16 @@ def read(output: Path) -> tuple[Relatedness, ...]:
 
     Args:
         output: the folder.
+
+    Raises:
+        DataError: the file is damaged.
     """
-    values = json.loads((output / FILE).read_text(encoding="utf-8"))
-    return tuple(Relatedness.model_validate(value) for value in values)
+    try:
+        values = json.loads((output / FILE).read_text(encoding="utf-8"))
+        return tuple(Relatedness.model_validate(value) for value in values)
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise DataError(f"`{output / FILE}` should be what estimators found. Found it damaged: {said}.") from None
 
 
 def matrix_table(found: Relatedness) -> Table:
