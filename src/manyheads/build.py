@@ -17,7 +17,7 @@ from .augment import Augmentation
 from .balance import Balance
 from .blocks import seed_of
 from .callback import Callback
-from .catalog import make
+from .catalog import hint, make
 from .data import Taskset
 from .data.assemble import Dataset
 from .data.episodes import EpisodeSampler
@@ -130,6 +130,7 @@ def prepare(
     Raises:
         ConfigError, DataError: see `Dataset.fit`.
     """
+    _refuse_unknown(spec, tables)
     by = spec.data.split.by or ()
     episode = spec.optim.objective.settings.get("by")
     keep = [*spec.data.ids, *((by,) if isinstance(by, str) else by), *([episode] if isinstance(episode, str) else [])]
@@ -155,6 +156,15 @@ def prepare(
         joined = {source: np.concatenate(found) for source, found in rows.items()}
         tasksets[part] = {s: everything[s].take(torch.from_numpy(index)) for s, index in joined.items() if len(index)}
     return Prepared(dataset, tasksets, parts)
+
+
+def _refuse_unknown(spec: RunSpec, tables: Mapping[str, pd.DataFrame]) -> None:
+    """A column misspelt would be left out of the features, or let in, without a word."""
+    known = dict.fromkeys(str(c) for frame in tables.values() for c in frame.columns)
+    for key, wanted in (("features.only", spec.features.only or ()), ("data.ids", spec.data.ids)):
+        for column in wanted:
+            if column not in known:
+                raise ConfigError(f"`{key}` should name columns of the table. Found `{column}`. {hint(column, known)}")
 
 
 def _with_all_classes(task: Task, tables: Mapping[str, pd.DataFrame]) -> Task:

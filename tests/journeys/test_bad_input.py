@@ -302,3 +302,16 @@ def test_where_no_row_can_be_read_the_run_says_so(empty_folder, capsys):
         path.write_bytes(b"RIFF")
     assert main(["check", "-c", "run.yaml", "-q", "data.on_error=skip"]) == 3
     assert "should have a row that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("features.only=[tokens,tokenz]", "`features.only` should name columns of the table. Found `tokenz`."),
+        ("data.ids=[intend]", "`data.ids` should name columns of the table. Found `intend`. Did you mean `intent`?"),
+    ],
+)
+def test_a_column_misspelt_is_named(word, told, empty_folder, capsys):
+    Path("run.yaml").write_text(yaml.safe_dump(table_of_words()), encoding="utf-8")
+    assert main(["check", "-c", "run.yaml", "-q", word]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
