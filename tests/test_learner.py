@@ -117,6 +117,19 @@ def test_an_unlabelled_task_that_was_let_pass_predicts_nothing():
     assert not [c for c in learner.predict(frame) if c.startswith("kind")]
 
 
+def test_a_table_without_a_row_is_refused():
+    frame = table().drop(columns=["when", "kind"])
+    learner = mh.Learner([Binary("buy"), Regression("amount")], **QUICK).fit(frame)
+    for use, told in (
+        (learner.predict, "should have a row to predict"),
+        (learner.evaluate, "should have a row. Found none"),
+        (learner.score, "should have a row. Found none"),
+        (learner.fit, "should have a row in its training part"),
+    ):
+        with pytest.raises(mh.DataError, match=told):
+            use(frame[:0])
+
+
 def test_weight_decay_says_what_holds():
     assert mh.Learner(TASKS).spec.optim.decay == 0.1
     assert mh.Learner(TASKS, optimizer="SGD").spec.optim.decay is None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import metrics
 from .data import Taskset
+from .faults import DataError
 from .metrics import Predicted
 from .model import Outputs
 from .ragged import Ragged, joined
@@ -234,8 +235,13 @@ def score(
         draws, redraw: as `measure` has them.
         tasks: only these.
         judged: outputs and labels, where they are not simply the model's for these rows.
+
+    Raises:
+        DataError: tables, and no row in any.
     """
     described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    if tasksets and not any(map(len, tasksets.values())):
+        raise DataError("A table to evaluate on should have a row. Found none.")
     found = results(model, tasksets, tasks) if judged is None else judged
     scores = [
         s
@@ -324,9 +330,11 @@ def predict(
             is left out.
 
     Raises:
-        DataError: a feature column is missing, or holds what it should not.
+        DataError: a feature column is missing, or holds what it should not; there is no row.
     """
     described: Mapping[str, Task] = model.tasks  # type: ignore[assignment]
+    if not len(frame):
+        raise DataError(f"Table `{name}` should have a row to predict. Found none.")
     ((source, rows),) = dataset.tasksets({name: frame}, labels=False).items()
     if tasks is None:
         sources = dataset.preprocess.sources

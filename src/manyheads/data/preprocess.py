@@ -69,6 +69,8 @@ class Preprocess:
             joined = _join({t: rows[t] for t in group}, list(tables[source].columns))
             settings = {c: {"type": t} if isinstance(t, str) else t for c, t in (types or {}).items()}
             found = infer(joined, {c: str(own.get("type")) for c, own in settings.items()})
+            if not len(joined):
+                raise DataError(f"Table `{source}` should have a row in its training part. Found none.")
             if not found:
                 raise DataError(f"Table `{source}` should have a usable feature column. Found none.")
             columns[source] = tuple(fitted(kind, joined[c], settings.get(c, {})) for c, kind in found.items())
