@@ -554,6 +554,32 @@ def test_real_files_are_read_whole(data_root):
         assert names - 10 <= found <= names  # a few stand in the sentences that differ
 
 
+@pytest.mark.parametrize(
+    ("entities", "tags"),
+    [
+        ([("Loc", 3, 5), ("Peop", 0, 1)], ["B-Peop", "O", "O", "B-Loc", "I-Loc"]),  # listed in an order of their own
+        ([("Loc", 3, 5), ("Loc", 4, 5)], None),
+        ([("Loc", 3, 6), ("Peop", 0, 1)], None),
+        ([("Loc", 3, 3), ("Peop", 0, 1)], None),
+    ],
+)
+def test_listed_entities_become_tags(entities, tags, tmp_path):
+    record = {
+        "tokens": ["Ann", "lives", "in", "New", "York"],
+        "entities": [{"type": kind, "start": start, "end": end} for kind, start, end in entities],
+        "relations": [{"type": "Live_In", "head": 1, "tail": 0}],
+    }
+    file = tmp_path / "news.json"
+    file.write_text(json.dumps([record]), encoding="utf-8")
+    if tags is None:
+        with pytest.raises(DataError, match=r"news.json, sentence 1. should have entities with .* among its tokens"):
+            find_format("conll04").frame(file)
+        return
+    (row,) = find_format("conll04").frame(file).to_dict("records")
+    assert row["tags"] == tags
+    assert row["relations"] == [{"type": "Live_In", "head": 0, "tail": 1}]
+
+
 def find_format(word):
     """A format with its defaults."""
     from manyheads.data.formats import Format

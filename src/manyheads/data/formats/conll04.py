@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 class Conll04(Format):
     """A JSON list of {"tokens", "tags", "relations", "orig_id"}: tags of BIO or BILOU, relations between the entities
-    of a sentence, counted from 0.
+    of a sentence, counted from 0. Instead of tags there may be ``entities``, a list of {"type", "start", "end"}: tokens
+    counted from 0, the end not among them, none within another, relations counted as they are listed.
 
-    A row per sentence, with these four columns. A folder whose files are named after parts (``conll04_train.json``) is
+    A row per sentence, with the four columns. A folder whose files are named after parts (``conll04_train.json``) is
     one table with a column ``split``.
 
     Reference:
         Roth, Yih: A linear programming formulation for global inference in natural language tasks, 2004 (the corpus).
+        Eberts, Ulges: Span-based joint entity and relation extraction with transformer pre-training (SpERT), 2020 (the
+        split, and files with ``entities``).
     """
 
     @classmethod
@@ -32,7 +35,7 @@ class Conll04(Format):
             first = json.loads(next(f for f in parts(path) if f.suffix == ".json").read_text(encoding="utf-8"))[0]
         except (DataError, StopIteration, OSError, ValueError, LookupError, TypeError):
             return None
-        if _wrong(first) is not None:
+        if _wrong(_tagged(first)) is not None:
             return None
         return {
             "data": {"format": "conll04", "split": {"kind": "column", "by": "split"}},
@@ -65,6 +68,7 @@ class Conll04(Format):
             raise DataError(f"`{path}` should hold a JSON list. Found {type(records).__name__}.")
         rows = []
         for i, record in enumerate(records, start=1):
+            record = _tagged(record)
             wrong = _wrong(record)
             if wrong is not None:
                 self.refuse(f"{path}, sentence {i}", *wrong)
@@ -73,8 +77,46 @@ class Conll04(Format):
         return rows
 
 
+def _tagged(record: Any) -> Any:
+    """The sentence with tags in place of listed entities, where it has these and they are well."""
+    if not isinstance(record, dict) or "tags" in record or not isinstance(record.get("tokens"), list):
+        return record
+    entities, relations, n = record.get("entities"), record.get("relations"), len(record["tokens"])
+    if not isinstance(entities, list) or not all(_is_entity(e, n) for e in entities):
+        return record
+    order = sorted(range(len(entities)), key=lambda i: entities[i]["start"])
+    tags = ["O"] * n
+    for i in order:
+        start, end, kind = entities[i]["start"], entities[i]["end"], entities[i]["type"]
+        if set(tags[start:end]) != {"O"}:
+            return record  # one within another has no tags
+        tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    place = {own: i for i, own in enumerate(order)}
+    if isinstance(relations, list):
+        ends = ("head", "tail")
+        relations = [
+            r | {k: place.get(r[k], r[k]) for k in ends} if isinstance(r, dict) and all(_whole(r.get(k)) for k in ends)
+            else r for r in relations
+        ]  # fmt: skip
+    return record | {"tags": tags, "relations": relations}
+
+
+def _is_entity(entity: Any, n: int) -> bool:
+    if not isinstance(entity, dict) or not isinstance(entity.get("type"), str):
+        return False
+    start, end = entity.get("start"), entity.get("end")
+    return _whole(start) and _whole(end) and 0 <= start < end <= n  # type: ignore[operator]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _wrong(record: Any) -> tuple[str, str] | None:
     """(what a sentence should be, what it is), None where it is well."""
+    if isinstance(record, dict) and "tags" not in record and "entities" in record:
+        wanted = "have entities with a type, a start and an end among its tokens, none within another"
+        return wanted, f"{str(record['entities'])[:80]!r}"
     if not isinstance(record, dict) or not all(
         isinstance(record.get(k), list) for k in ("tokens", "tags", "relations")
     ):
