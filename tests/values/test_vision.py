@@ -14,11 +14,11 @@ from PIL import Image as Pillow
 from manyheads import metrics
 from manyheads.catalog import find
 from manyheads.data.assemble import Dataset
-from manyheads.data.columns import Column, fitted
+from manyheads.data.columns import Column, DataWarning, fitted
 from manyheads.data.columns.image import Image
 from manyheads.data.formats import Format
 from manyheads.data.formats.idx import paired
-from manyheads.data.formats.pictures import components, voc
+from manyheads.data.formats.pictures import Pictures, components, voc
 from manyheads.encoders import Encoder
 from manyheads.faults import ConfigError, DataError
 from manyheads.metrics import Predicted
@@ -399,11 +399,21 @@ def test_voc_counts_from_one(tmp_path):
     file.write_text(f"<a><object><name>cat</name>{box.format(10)}</object></a>")
     assert voc(file, (20, 10)) == [[0, 2, 20, 10, "cat"]]
     file.write_text(f"<a><object><name>cat</name>{box.format(2)}</object></a>")
-    with pytest.raises(ValueError, match="within its picture"):
+    with pytest.raises(ValueError, match=r"xmin <= xmax .* within its picture of 20 x 10\|\[1, 3, 20, 2\]"):
         voc(file, (20, 10))
     file.write_text("<a>")
     with pytest.raises(ValueError, match="damaged"):
         voc(file, (20, 10))
+
+
+def test_a_box_that_stands_out_of_its_picture_is_clipped_and_told(tmp_path):
+    for stem, right in (("a", 8), ("b", 9), ("c", 90)):  # of 8 pixels; the second counts from 0
+        Pillow.new("RGB", (8, 6)).save(tmp_path / f"{stem}.png")
+        corners = f"<xmin>0</xmin><ymin>1</ymin><xmax>{right}</xmax><ymax>6</ymax>"
+        (tmp_path / f"{stem}.xml").write_text(f"<a><object><name>cat</name><bndbox>{corners}</bndbox></object></a>")
+    with pytest.warns(DataWarning, match=r"Found 1 that stand out, the first in `.*c\.xml`; they are clipped"):
+        frame = Pictures(boxes=".").frame(tmp_path)
+    assert frame["boxes"].tolist() == ['[[0, 0, 8, 6, "cat"]]'] * 3
 
 
 def test_pairs_overlap_by_their_maximum():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from ...faults import DataError
 from ...pictures import indices, opened, pixels
+from ..columns import DataWarning
 from . import Format
 from ._album import sketch
 
@@ -118,6 +120,8 @@ class Pictures(Format):
         self.present = {int(k): str(v) for k, v in (present or {}).items()}
         self.components = {int(k): str(v) for k, v in (components or {}).items()}
         self.at_least = at_least
+        self.cut: list[Path] = []
+        """The file of each box that was clipped to its picture."""
 
     @classmethod
     def sketch(cls, path: Path) -> dict[str, Any] | None:
@@ -143,7 +147,7 @@ class Pictures(Format):
         lists = None if self.parts is None else self._lists(path)
         further = None if self.table is None else self._further(path / self.table)
         taken = {file for found in masks.values() for file in found.values()}  # masks may lie below their pictures
-        rows = []
+        rows, self.cut = [], []
         for part, folder in self.images.items():
             place = self._folder(path, folder, "images")
             for file in sorted(
@@ -159,6 +163,13 @@ class Pictures(Format):
                 if further is not None:
                     row |= further.get(file.stem, dict.fromkeys(self.columns))
                 rows.append(row)
+        if self.cut:
+            warnings.warn(
+                f"Boxes should lie within their pictures. Found {len(self.cut)} that stand out, the first in "
+                f"`{self.cut[0]}`; they are clipped.",
+                DataWarning,
+                stacklevel=2,
+            )
         return pd.DataFrame(rows)
 
     def _folder(self, path: Path, folder: str, what: str) -> Path:
@@ -251,7 +262,7 @@ class Pictures(Format):
 
     def _of_xml(self, file: Path, size: tuple[int, int]) -> list[Box] | None:
         try:
-            return voc(file, size)
+            return voc(file, size, self.cut)
         except ValueError as error:
             expected, _, found = str(error).partition("|")
             self.refuse(file, expected, found)
@@ -299,13 +310,14 @@ def components(inside: np.ndarray, label: str, at_least: int = 1) -> list[Box]:
     return boxes
 
 
-def voc(file: Path, size: tuple[int, int]) -> list[Box]:
-    """The boxes of a Pascal VOC file.
+def voc(file: Path, size: tuple[int, int], cut: list[Path] | None = None) -> list[Box]:
+    """The boxes of a Pascal VOC file, clipped to their picture.
 
     VOC counts pixels from 1 and names the last one inside: x0 = xmin - 1, x1 = xmax.
 
     Args:
         size: (width, height) of the picture.
+        cut: is given the file once for each box that stands out by more than a pixel.
 
     Raises:
         ValueError: the file is damaged, or a box is none; expected and found with ``|`` between.
@@ -323,10 +335,15 @@ def voc(file: Path, size: tuple[int, int]) -> list[Box]:
             x0, y0, x1, y1 = (float(corners.findtext(k) or "") for k in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
             raise ValueError("have numbers xmin, ymin, xmax, ymax in every `bndbox`|one without") from None
-        x0, y0 = max(x0 - 1, 0.0), max(y0 - 1, 0.0)
-        x1, y1 = min(x1, float(size[0])), min(y1, float(size[1]))
+        given = [_whole(v) for v in (x0, y0, x1, y1)]
+        wide, high = float(size[0]), float(size[1])
+        if cut is not None and (min(x0, y0) < 0 or x1 > wide + 1 or y1 > high + 1):  # a pixel is a matter of counting
+            cut.append(file)
+        x0, y0, x1, y1 = max(x0 - 1, 0.0), max(y0 - 1, 0.0), min(x1, wide), min(y1, high)
         if not (x0 < x1 and y0 < y1):
-            raise ValueError(f"have boxes within its picture of {size[0]} x {size[1]}|{[x0, y0, x1, y1]}")
+            raise ValueError(
+                f"have boxes with xmin <= xmax and ymin <= ymax within its picture of {size[0]} x {size[1]}|{given}"
+            )
         boxes.append([_whole(v) for v in (x0, y0, x1, y1)] + [label])
     return boxes
 
