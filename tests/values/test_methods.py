@@ -242,6 +242,19 @@ def test_the_advice_where_the_mean_alone_is_clear():
     assert words.recommended("m", {"m": found}, lambda _: None).startswith(said)
 
 
+def test_no_noise_is_claimed_where_none_was_measured():
+    found = _comparison(a=("undecided", 0.1), b=("undecided", 0.2)).model_copy(update={"interval": (None, None)})
+    blind = {t: row.model_copy(update={"p": None, "interval": (None, None)}) for t, row in found.tasks.items()}
+    once = {"m": found.model_copy(update={"tasks": blind, "delta_m": 0.15, "repeats": 1})}
+    said = words.recommended("m", once, lambda _: None)
+    assert "(`m`) changes the mean over tasks by +15.0 %, and has no spread to be judged by; run more" in said
+    assert words.by_task(once)["a"] == "undecided, with no spread to judge by: `m` (+10.0 %)."
+    gone = {t: row.model_copy(update={"delta": None}) for t, row in blind.items()}
+    nothing = {"m": found.model_copy(update={"tasks": gone, "delta_m": None})}
+    assert "no pair of values" in words.recommended("m", nothing, lambda _: None)
+    assert words.by_task(nothing)["a"] == "undecided: there is no pair of values to compare."
+
+
 def test_the_advice_where_tasks_are_better_alone():
     found = {"m": _comparison(a=("helps", 0.1)), "n": _comparison(a=("hurts", -0.2))}
     assert "helps a all the same" in words.recommended("single", found, lambda _: 1)

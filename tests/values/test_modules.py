@@ -12,7 +12,7 @@ import manyheads as mh
 from manyheads.compare import modules
 from manyheads.compare.goals import known_rows
 from manyheads.compare.loop import Plan, train
-from manyheads.faults import ConfigError, Diverged
+from manyheads.faults import ConfigError, DataError, Diverged
 from manyheads.spec import Part
 
 BCE = nn.functional.binary_cross_entropy_with_logits
@@ -216,6 +216,22 @@ def test_what_a_module_should_give_is_said():
         mh.compare_modules(build, loaders, TASKS, balances=["upgrd"], repeats=1)
     with pytest.raises(ConfigError, match="needs tasks"):
         mh.compare_modules(build, loaders, {}, repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "goals", "error", "said"),
+    [
+        ([iter(loader) for loader in loaders(0)], TASKS, ConfigError, "ends once and for all"),
+        (loaders(0)[:2], TASKS, ConfigError, "Found 2"),
+        (loaders(0), {"summ": TASKS["sum"]}, DataError, r"to stop on should have .*: summ\. Found none"),
+        ((loaders(0)[0], [(torch.ones(2, 6), {"sum": torch.zeros(2)})], loaders(0)[2]), TASKS, DataError,
+         r"every task: sign\. Found labels of sum alone"),
+        (([(torch.ones(2, 6), {"sign": torch.ones(2)})], *loaders(0)[1:]), TASKS, DataError, "learn from .* task: sum"),
+    ],
+)  # fmt: skip
+def test_a_verdict_about_nothing_is_an_error(data, goals, error, said):
+    with pytest.raises(error, match=said):
+        mh.compare_modules(build, data, goals, repeats=1, max_epochs=1)
 
 
 def test_a_run_without_a_finite_loss_says_so():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..balance import Balance, Losses
 from ..blocks import seed_of
 from ..catalog import make
-from ..faults import ConfigError, Diverged
+from ..faults import ConfigError, DataError, Diverged
 from ..spec import Part
 from .goals import Data, Goal, Loader, known_rows
 
@@ -24,7 +24,7 @@ WASTED = 20
 
 @dataclass(frozen=True)
 class Plan:
-    """One run."""
+    """One run; `strict`: a task of it without a label is an error."""
 
     build: Callable[..., nn.Module]
     goals: Mapping[str, Goal]
@@ -35,6 +35,7 @@ class Plan:
     epochs: int
     patience: int | None
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    strict: bool = False
 
     def made(self) -> nn.Module:
         """The module as it begins."""
@@ -73,6 +74,7 @@ def train(plan: Plan, data: Data) -> Ended:
     updates = wasted = 0
     with torch.random.fork_rng(devices=[]):
         start = _losses_on(model, plan, valid)
+        _labelled(plan, start, "stop on")
         best, best_state, since = 1.0, _copied(model), 0
         for epoch in range(plan.epochs):
             model.train()
@@ -107,6 +109,7 @@ def train(plan: Plan, data: Data) -> Ended:
                 mover.step()
                 balance.stepped()
                 updates += 1
+            _labelled(plan, [task for task, n in labels.items() if n], "learn from")
             balance.new_epoch()
             now = _relative(_losses_on(model, plan, valid), start)
             if now < best:
@@ -127,6 +130,14 @@ def train(plan: Plan, data: Data) -> Ended:
         sum(p.numel() for p in model.parameters() if id(p) in reached),
         time.perf_counter() - started,
     )
+
+
+def _labelled(plan: Plan, there: Collection[str], what: str) -> None:
+    """See that every task of a run has a label."""
+    missing = [task for task in plan.names if task not in there]
+    if plan.strict and missing:
+        found = f"Found labels of {', '.join(there)} alone." if there else "Found none at all."
+        raise DataError(f"The rows to {what} should have labels of every task: {', '.join(missing)}. {found}")
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

@@ -78,7 +78,9 @@ def compare_modules(
         n_jobs, backend: as in `parallel.run_over`.
 
     Raises:
-        ConfigError: no task, a module that gives no output of a task, or an unknown balance.
+        ConfigError: no task, a module that gives no output of a task, an unknown balance, or data that are no three
+            loaders to be gone through again and again.
+        DataError: a task without a label to learn from, or to stop on.
         Diverged: a run has no finite loss.
     """
     if not tasks or repeats < 1:
@@ -90,16 +92,34 @@ def compare_modules(
         make(Balance, part.name, part.settings).check(list(tasks))  # type: ignore[type-abstract]
     ways = {"joint" if len(parts) == 1 else part.name: part for part in parts}
     own = len([p for p in inspect.signature(build).parameters.values() if p.default is p.empty]) > 1
-    drawn = [data(r) if callable(data) else data for r in range(repeats)]
+    drawn = [_gone_through(data(r) if callable(data) else data) for r in range(repeats)]
     make_optimizer = optimizer or (lambda weights: torch.optim.AdamW(weights, lr=lr))
     plans: dict[tuple[int, str, str | None], Plan] = {}
     for r in range(repeats):
         first = seed_of(seed, "repeat", r) % 2**31
-        plan = Plan(build, dict(tasks), first, Part(name="equal"), None, own, max_epochs, patience, make_optimizer)
+        equal = Part(name="equal")
+        plan = Plan(build, dict(tasks), first, equal, None, own, max_epochs, patience, make_optimizer, strict=True)
         plans |= {(r, name, None): replace(plan, balance=part) for name, part in ways.items()}
         plans |= {(r, SINGLE, task): replace(plan, task=task) for task in tasks}
     ended = dict(zip(plans, _trained(plans, drawn, n_jobs, backend), strict=True))
     return _judged(dict(tasks), list(ways), plans, ended, drawn, fixed=not callable(data))
+
+
+def _gone_through(data: Data) -> Data:
+    """Three loaders, each of which can be gone through again and again."""
+    found = tuple(data)
+    if len(found) != 3:
+        raise ConfigError(
+            "The data of a repeat should be three loaders: rows to learn from, to stop on and to judge by. Found "
+            f"{len(found)}."
+        )
+    for loader in found:
+        if hasattr(loader, "__next__"):
+            raise ConfigError(
+                "A loader should be something that can be gone through again and again, such as a list or a "
+                f"DataLoader. Found a {type(loader).__name__}, which ends once and for all; wrap it in `list(...)`."
+            )
+    return found
 
 
 def _trained(plans: Mapping[Any, Plan], drawn: Sequence[Data], n_jobs: int, backend: str) -> list[Ended]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..members import Members
 from ..results import Comparison, TaskComparison
-from ..verdicts import CLEAR, clear_of_zero
+from ..verdicts import CLEAR, clear_of_zero, counted
 from .rounds import lead, updates
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def by_task(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
         if not said:
             known = {n: row for n, row in rows.items() if row.delta is not None}
             of = f": {_each(known)}" if 0 < len(known) <= MOST_NOTES else ""
-            found[task] = f"within noise of a model of its own{of}."
+            judged = any(row.p is not None for row in rows.values())
+            noise = "within noise of a model of its own" if judged else "undecided, with no spread to judge by"
+            found[task] = f"{noise}{of}." if known else "undecided: there is no pair of values to compare."
             continue
         rest = [n for n in rows if n not in better and n not in worse]
         within = f"; within noise with {_list(rest)}" if rest else ""
@@ -129,9 +131,18 @@ def recommended(choice: str, comparisons: Mapping[str, Comparison], parameters: 
     hurts = [t for t, row in tasks.items() if row.verdict == "hurts"]
     rest = [t for t in tasks if t not in helps and t not in hurts]
     one, many = parameters(choice), parameters("single")
-    size = f" It has {100 * one / many:.0f} % of the parameters of {len(tasks)} models." if one and many else ""
+    size = ""
+    if one and many:
+        size = f" It has {100 * one / many:.0f} % of the parameters of {counted(len(tasks), 'model')}."
     if not helps and not hurts:
         mean, (low, high) = comparisons[choice].delta_m, comparisons[choice].interval
+        if all(row.delta is None for row in tasks.values()):
+            return f"Undecided: there is no pair of values to compare one model for all (`{choice}`) by."
+        if all(row.p is None for row in tasks.values()):
+            by = "" if mean is None else f" changes the mean over tasks by {100 * mean:+.1f} %, and"
+            return (
+                f"Undecided: one model for all (`{choice}`){by} has no spread to be judged by; run more repeats.{size}"
+            )
         if mean is not None and low is not None and high is not None and clear_of_zero((low, high)) == CLEAR:
             word = "gains" if mean > 0 else "loses"
             return (
