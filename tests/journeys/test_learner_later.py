@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_meta_learning import pupils
 
 import manyheads as mh
@@ -85,3 +86,23 @@ def test_a_learner_follows_a_new_school():
     assert kept.after > kept.before
     errors = [float(((one.predict(new)["score"] - new["score"]) ** 2).mean()) for one in (made, own)]
     assert errors[1] < errors[0]
+
+
+def test_learned_rates_go_along(tmp_path):
+    """A task more, and tasks fewer: what stays keeps its rates, and what is new follows at `inner_lr`."""
+    table = pupils(12, 16).assign(more=lambda t: t["score"] - t["x0"], past=lambda t: (t["score"] > 0).astype(int))
+    made = mh.Learner(
+        [mh.Regression("more"), mh.Regression("score")], objective={"name": "metasgd", "inner_lr": 0.1}, lr=0.05,
+        max_epochs=2, split={"kind": "group", "by": "school"}, members=1, encoder={"name": "tabular", "d_hidden": 8},
+    ).fit(table.drop(columns="past"))  # fmt: skip
+    domain = table[table["school"] == "s1"]
+    fewer, more = made.subset("score"), made.add_task(mh.Binary("past"), table.drop(columns=["more", "score"]))
+    rates = [dict(one.model_.named_parameters()) for one in (made, fewer, more)]
+    heads = [f"_rates.heads/{one.model_.heads.keys_of['score']}/weight" for one in (made, fewer, more)]
+    assert rates[0][heads[0]].std() > 0
+    assert all(own[head].equal(rates[0][heads[0]]) for own, head in zip(rates, heads, strict=True))
+    assert fewer.adapt(domain.drop(columns=["more", "past"])).adapted_.rows == 16
+    followed = more.adapt(domain)
+    before, after = (one.model_.heads["past"].weight for one in (more, followed))
+    assert not torch.equal(before, after)
+    same(followed, mh.Learner.load(followed.save(tmp_path / "model")), domain, None)

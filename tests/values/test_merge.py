@@ -14,6 +14,7 @@ from manyheads.growing.grown import joined, labels_of, members_of
 from manyheads.growing.merge import Average, Merging, Source, fingerprint, merge, nearness, trunk_of
 from manyheads.growing.oldrows import of_frame
 from manyheads.learner import Learner
+from manyheads.spec import TrainerSpec
 from manyheads.tasks.classification import Binary
 from manyheads.tasks.regression import Regression
 
@@ -181,6 +182,20 @@ def test_another_start_is_refused(family):
         merge([sources[0], other], Average())
     ((_, _, near),) = nearness(sources)
     assert near > 0.9
+
+
+def test_a_task_that_would_read_another_is_refused():
+    """In two chains a -> b and a -> c the merged one, a -> b -> c, would give c what it never read."""
+    learner = Learner([Regression("a")], random_state=0, members=1, max_epochs=1, encoder=SMALL, sharing="aitm")
+    learner.fit(_frame(100, 0, "unused").drop(columns="unused"))
+    spec, chains = learner.spec.model.model_copy(update={"members": 1}), []
+    for name in ("b", "c"):
+        frame = _frame(60, 1, name).drop(columns="a")
+        grown = add_task(learner.model_, spec, learner.dataset_, Binary(name), frame, trainer=TrainerSpec(max_epochs=1))
+        chains.append(Source(name, grown.model, grown.spec, grown.dataset))
+    with pytest.raises(ConfigError, match=r"`c` of `c` stands after a, and would stand after a, b;"):
+        merge(chains, Average())
+    assert list(_merged(chains[:1], Average(), None).model.tasks) == ["a", "b"]
 
 
 def test_task_vectors_need_a_start_and_prints_tell_it(family):

@@ -331,6 +331,19 @@ def test_own_inputs_one_top(float64):
     assert [t for t in "abcd" if not torch.equal(before[t], after[t])] == ["a"]
 
 
+def test_what_a_task_is_told_does_not_hang_on_how_many_are_asked():
+    """In evaluation to the bit, even for one row; in training all go through the top as one batch."""
+    wide = replace(DEEP, settings={"d_hidden": 64, "n_layers": 3, "dropout": 0.0})
+    model = shaken(build(Case("hierarchical", Hierarchical, {}), wide, small_tasks(), 0, 1)).eval()
+    for x in (x_of(1), x_of(7)):
+        every = model.sharing(x, "abcd")
+        assert all(torch.equal(every[t], model.sharing(x, some)[t]) for some in ("a", "ab", "dca") for t in some)
+        model.train()
+        together = model.sharing(x, "abcd")
+        model.eval()
+        assert all(torch.allclose(every[t], together[t], atol=1e-5) for t in "abcd")
+
+
 def test_no_activation_separates_the_tasks_of_a_shared_top():
     model = hierarchical()
     trace = Trace(cut=True)

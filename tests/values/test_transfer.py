@@ -15,7 +15,7 @@ from manyheads.callback import Callback
 from manyheads.data import Batch
 from manyheads.evaluate import results, run
 from manyheads.faults import ConfigError, DataError
-from manyheads.growing.adding import add_task, encoded
+from manyheads.growing.adding import add_task, bytes_of, encoded
 from manyheads.growing.grown import grow, labels_of, members_of, shrink
 from manyheads.growing.oldrows import Kept, both, of_frame
 from manyheads.learner import Learner
@@ -308,7 +308,7 @@ def test_adapters_need_one_trunk():
 # -- surgery
 
 
-@pytest.mark.parametrize("sharing", ["hard", "mmoe", "soft", "lowrank", "mtan"])
+@pytest.mark.parametrize("sharing", ["hard", "mmoe", "soft", "lowrank", "mtan", "hierarchical"])
 @pytest.mark.parametrize("members", [1, 2])
 def test_old_tasks_say_the_same_whatever_was_added_and_removed(sharing, members):
     learner, spec = _learner(members, sharing=sharing)
@@ -317,15 +317,31 @@ def test_old_tasks_say_the_same_whatever_was_added_and_removed(sharing, members)
                      trainer=TrainerSpec(max_epochs=2))  # fmt: skip
     rows = learner.dataset_.tasksets({"x": OLD}, labels=False)
     ((source, part),) = rows.items()
-    before, after = run(learner.model_, part, None, source), run(found.model, part, None, source)
-    assert all(torch.allclose(before[t], after[t], atol=1e-6) for t in before)
+    for n in (1, 7, len(part)):
+        few = part.take(torch.arange(n))
+        before, after = run(learner.model_, few, None, source), run(found.model, few, None, source)
+        assert all(bytes_of(before[t]) == bytes_of(after[t]) for t in before), n
     own = {label: value for m in members_of(learner.model_, spec, layouts) for label, value in _state(m).items()}
     new = {label: value for m in members_of(found.model, found.spec, layouts) for label, value in _state(m).items()}
     assert all(torch.equal(new[label], own[label]) for label in own)
-    if sharing in ("hard", "mmoe"):
-        assert found.result.identical
+    assert found.result.identical
     back, _ = shrink(members_of(found.model, found.spec, layouts), found.spec, layouts, ["a.b", "children"])
     assert all(_state(back[-1])[label].equal(value) for label, value in own.items())
+
+
+def test_a_task_whose_features_others_are_made_from_stays():
+    """In a chain a.b -> children -> new the first and the middle one cannot go; the last one can."""
+    learner, spec = _learner(sharing="aitm")
+    layouts = learner.dataset_.preprocess.layouts
+    found = add_task(learner.model_, spec, learner.dataset_, Regression("new"), FEW, trainer=TrainerSpec(max_epochs=2))
+    whole = members_of(found.model, found.spec, layouts)
+    for stay, gone in ((["children", "new"], "a.b"), (["a.b", "new"], "children"), (["new"], "a.b")):
+        with pytest.raises(ConfigError, match=f"Found that `{gone}` would go"):
+            shrink(whole, found.spec, layouts, stay)
+    ((source, part),) = learner.dataset_.tasksets({"x": OLD}, labels=False).items()
+    (back,), _ = shrink(whole, found.spec, layouts, ["a.b", "children"])
+    before, after = run(learner.model_, part, None, source), run(back, part, None, source)
+    assert {t: bytes_of(o) for t, o in before.items()} == {t: bytes_of(o) for t, o in after.items()}
 
 
 def _state(model):

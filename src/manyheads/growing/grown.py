@@ -15,6 +15,7 @@ from ..catalog import find, hint
 from ..data.assemble import Dataset
 from ..faults import ConfigError
 from ..model import AnyModel, Ensemble, Model
+from ..objectives.metasgd import rate_name, with_rates
 from ..sharing import Sharing
 from ..spec import ModelSpec, Part, build_model
 from ..tasks import Task
@@ -47,6 +48,7 @@ def members_of(model: AnyModel, spec: ModelSpec, layouts: Layouts) -> list[Model
         assert isinstance(one, Model)
         if any(v.dtype == torch.float64 for v in state.values()):
             one.double()
+        with_rates(one, state)
         one.load_state_dict({n: state[n].detach().clone() for n in one.state_dict()})
         one.arrange(base.places)
         one.eval()
@@ -77,7 +79,7 @@ def labels_of(model: nn.Module) -> dict[str, str]:
 
 
 def carried(old: Model, new: Model) -> frozenset[str]:
-    """Give `new` all weights of `old` that it has a place for; the names of those that `old` lacks.
+    """Give `new` all weights of `old` that it has a place for, learned rates too; the names of those that `old` lacks.
 
     Raises:
         ConfigError: a place has another shape.
@@ -98,6 +100,8 @@ def carried(old: Model, new: Model) -> frozenset[str]:
     if any(v.dtype == torch.float64 for v in source.values()):
         new.double()
     new.load_state_dict(state)
+    rate_of = {key: source.get(rate_name(of_old[label])) for label, key in labels_of(new).items() if label in of_old}
+    with_rates(new, {rate_name(key): rate for key, rate in rate_of.items() if rate is not None})
     return frozenset(fresh)
 
 
@@ -183,7 +187,9 @@ def shrink(
             raise ConfigError(f"The model has no task `{name}`. {hint(name, tasks)}")
     if not names:
         raise ConfigError("A model should have a task. Found none that stays; remove fewer.")
-    if missing := [t for t in old[0].needed([t for t in tasks if t in names]) if t not in names]:
+    stay = [t for t in tasks if t in names]
+    needed = dict.fromkeys((*old[0].needed(stay), *(other for t in stay for other in old[0].sharing.after(t))))
+    if missing := [t for t in needed if t not in names]:
         raise ConfigError(
             f"Tasks that others are made from should stay. Found that `{missing[0]}` would go, which others see; keep "
             "it, or remove those too."
@@ -202,8 +208,8 @@ def shrink(
         if new := carried(one, made):
             raise ConfigError(f"A smaller model should need no new weights. Found `{min(new)}`; train the tasks anew.")
         places = one.places or one.groups(tuple(tasks))
-        stay = [tuple(t if t in names else None for t in own) for own in places]
-        made.arrange([own for own in stay if any(own)])
+        kept = [tuple(t if t in names else None for t in own) for own in places]
+        made.arrange([own for own in kept if any(own)])
         made.eval()
         found.append(made)
     return found, spec

@@ -201,6 +201,7 @@ def merge(
     for m in range(len(members[0])):
         made = build_model(single(first.spec), layouts, list(tasks.values()))
         assert isinstance(made, Model)
+        _in_order(made, sources, [own[m] for own in members])
         _fill(made, [own[m] for own in members], how, None if begun is None else begun[m])
         if renewed := _with_statistics(made):
             if train is None:
@@ -234,6 +235,22 @@ def _same(a: Source, b: Source) -> None:
             f"Models to merge should read the same columns in the same way. Found that `{b.name}` does not read as "
             f"`{a.name}` does; fine-tune copies of one model."
         )
+
+
+def _in_order(made: Model, sources: Sequence[Source], models: Sequence[Model]) -> None:
+    """See that each task's features are made from those of the tasks that it learned to read.
+
+    Raises:
+        ConfigError: in the merged model other tasks would stand before it.
+    """
+    for source, own in zip(sources, models, strict=True):
+        for task in own.tasks:
+            if (now := made.sharing.after(task)) != (was := own.sharing.after(task)):
+                raise ConfigError(
+                    f"A task should read what it learned to read. Found that `{task}` of `{source.name}` stands after "
+                    f"{', '.join(was) or 'nothing'}, and would stand after {', '.join(now) or 'nothing'}; remove what "
+                    "comes between, or train the tasks together."
+                )
 
 
 def _plain(task: Task) -> dict[str, object]:

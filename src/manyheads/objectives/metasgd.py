@@ -17,6 +17,7 @@ class MetaSGD(MAML):
 
     The rates start at `inner_lr`, are learned with the weights, and are kept with them (flat, so that weight decay
     leaves them alone). They suit the number of steps they were learned for: more steps at such rates may diverge.
+    What is added to a trained model, the head of a further task, follows at `inner_lr`.
 
     Args:
         tasks, inner_steps, inner_lr, adapt, by, support, query, episodes, ways, norm, vectorised: as MAML has them.
@@ -32,17 +33,25 @@ class MetaSGD(MAML):
         model.add_module(RATES.rstrip("."), Rates(rates))
 
     def rates(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        found = {
-            name: weights[rate].view_as(weights[name])
-            for name in weights
-            if (rate := RATES + Rates.key(name)) in weights
-        }
-        if not found:
+        if not any(name.startswith(RATES) for name in weights):
             raise ConfigError(
                 "A model for `metasgd` should have its rates before its optimiser is made. Found none; call "
-                "`objective.attach(model)` first."
+                "`objective.attach(model)` first, or follow with a model that was trained by it and not merged since."
             )
-        return found
+        learned = {name: weights.get(rate_name(name)) for name in weights if not name.startswith(RATES)}
+        return {
+            name: torch.full_like(weights[name], self.inner_lr) if rate is None else rate.view_as(weights[name])
+            for name, rate in learned.items()
+        }
+
+
+def rate_name(name: str) -> str:
+    """What the rates of a parameter are called.
+
+    Args:
+        name: of the parameter.
+    """
+    return RATES + Rates.key(name)
 
 
 def with_rates(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

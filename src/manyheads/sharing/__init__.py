@@ -129,6 +129,14 @@ class Sharing(nn.Module, ABC):
         one task alone, `hand(trace, task, activation)` marks the cut.
         """
 
+    def after(self, task: str) -> tuple[str, ...]:
+        """The tasks from whose features this task's own are made, in their order; none, mostly.
+
+        Args:
+            task: its name.
+        """
+        return ()
+
     @abstractmethod
     def widths(self, task: str) -> list[int]:
         """The widths of the features that this task's head reads."""

@@ -101,6 +101,9 @@ class AITM(Sharing):
                 trace.add(self.calibrator * excess.clamp(min=0).mean(), task)
         return dict(outputs)
 
+    def after(self, task: str) -> tuple[str, ...]:
+        return self.order[: self.order.index(task)] if task in self.order else ()
+
     def widths(self, task: str) -> list[int]:
         return [self.lower.widths[-1]]
 

@@ -63,7 +63,7 @@ class Hierarchical(Sharing):
         if trace is not None:
             trace.uncut()
         own = climb(self.own, run(self.lower, x, table), tasks, trace)
-        if trace is not None and trace.apart:
+        if not self.training or (trace is not None and trace.apart):  # a batch of all tasks is rounded by their number
             return {task: self._shared(z) for task, z in own.items()}
         return dict(zip(tasks, _split(self._shared(_joined(list(own.values()))), len(tasks)), strict=True))
 
