@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib import util
 
+import pandas as pd
 import pytest
 
 from manyheads.cli import main
@@ -78,6 +80,20 @@ def test_what_cannot_be_grouped_is_told_before_a_folder_is_made(words, said, car
     assert main(["group", "-c", "run.yaml", "-o", "out", *words]) == 2
     assert said in capsys.readouterr().err
     assert not (card / "out").exists()
+
+
+def test_a_task_without_a_label_in_validation_is_named(card, capsys):
+    frame = pd.read_csv("card.csv")
+    frame["part"] = ["train"] * 400 + ["valid"] * 100 + ["test"] * 100
+    frame.loc[400:499, "married"] = None
+    frame.to_csv("card.csv", index=False)
+    by = ["data.split={kind: column, by: part}", "--dry-run"]
+    said = "The validation part has no label of married: when to stop"
+    for command in ("group", "tune") if util.find_spec("optuna") else ("group",):
+        assert main([command, "-c", "run.yaml", "-o", "out", *by]) == 0
+        assert said in capsys.readouterr().out
+    assert main(["deliver", "-c", "run.yaml", "-o", "out", *by]) == 0
+    assert said not in capsys.readouterr().out
 
 
 def test_one_task_has_nobody_to_be_grouped_with(card, capsys):

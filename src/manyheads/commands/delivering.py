@@ -69,7 +69,7 @@ def deliver(
         door.screen.say(f"The run in {output} is finished; nothing is left to do.")
         return summary(read(output), output)
     with door.hearing():
-        ready = make_ready(spec, door)
+        ready = make_ready(spec, door, merged=True)
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
         if door.dry_run:
             return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}

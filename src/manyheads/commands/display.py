@@ -18,6 +18,7 @@ from ..ranges import Range
 from ..report.words import SIGNS, change, change_span, number, p_value, percent, span
 from ..results import Comparison, Scores, TaskInfo
 from ..train import Training
+from ..verdicts import counted
 
 if TYPE_CHECKING:
     from ..penalties import Penalty
@@ -124,7 +125,8 @@ class Screen:
             self.say(f"{SIGNS.get(task.verdict, ' ')} {name}: {task.why or task.verdict}")
         interval = change_span(comparison.interval)
         self.say(
-            f"delta-m {change(comparison.delta_m)} {interval} over {comparison.repeats} repeats. {comparison.summary}"
+            f"delta-m {change(comparison.delta_m)} {interval} over {counted(comparison.repeats, 'repeat')}. "
+            f"{comparison.summary}"
         )
 
     def end(self, warnings: Sequence[str], commands: Sequence[str]) -> None:

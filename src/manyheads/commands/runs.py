@@ -65,13 +65,16 @@ class Ready:
         ]
 
 
-def make_ready(spec: RunSpec, door: Door, folder: Path | None = None, callbacks: Sequence[Callback] = ()) -> Ready:
+def make_ready(
+    spec: RunSpec, door: Door, folder: Path | None = None, callbacks: Sequence[Callback] = (), merged: bool = False
+) -> Ready:
     """Read the files, learn the columns, build the model.
 
     Args:
         spec: the run.
         folder: where checkpoints go.
         callbacks: who is told of the training.
+        merged: validation rows will be learned from as well.
 
     Raises:
         ConfigError, DataError: see `prepare`.
@@ -97,7 +100,19 @@ def make_ready(spec: RunSpec, door: Door, folder: Path | None = None, callbacks:
         folder=folder,
         callbacks=callbacks,
     )
+    if not merged:
+        warn_of_unseen(prepared, door)
     return Ready(spec, tasks, intake, prepared, training, prepared.describe(training.sampler))
+
+
+def warn_of_unseen(prepared: Prepared, door: Door) -> None:
+    """Say which tasks a validation part cannot judge."""
+    counts = {t: c["labels"] for t, c in prepared.dataset.coverage(prepared.tasksets["valid"]).items()}
+    if any(counts.values()) and not all(counts.values()):
+        unseen = ", ".join(t for t, n in counts.items() if not n)
+        door.warn(
+            f"The validation part has no label of {unseen}: when to stop, and what to choose, is up to other tasks."
+        )
 
 
 # ---- train

@@ -20,10 +20,12 @@ from ..results import Tuned, TunedSide
 from ..spec import RunSpec, dumped
 from ..tune import JOINT, Side, best_of, read, search, sides_of, sort_out
 from ..tune.study import check_installed
+from ..tune.trial import made_ready
 from ..verdicts import counted
 from .door import Door
 from .pages import write_page
 from .runfolder import RunFolder, differences
+from .runs import warn_of_unseen
 
 EVERY = 10.0
 """Seconds between two lines of progress, at least."""
@@ -52,6 +54,7 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
         intake = take_in(spec, tasks)
         settled, rows = sort_out(spec, intake.tables, intake.parts, intake.targets)
         sides = sides_of(settled)
+        warn_of_unseen(made_ready(rows, settled), door)
         _announce(settled, sides, door)
         if door.dry_run:
             return {"sides": {side.name: side.space.to_json() for side in sides}, "dry_run": True}
