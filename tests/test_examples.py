@@ -345,6 +345,16 @@ def test_odd_values_are_drawn_too(sound, mask):
     assert page.count('role="img"') == 3
 
 
+@pytest.mark.parametrize(
+    ("names", "signs"), [(("0", "7", "12"), ["0", "7", "12"]), (("sky", "7", "12"), ["1", "2", "3"])]
+)
+def test_classes_that_are_numbers_stand_for_themselves(names, signs):
+    said = _mask(SAID, names)
+    drawn = layers.mask(said)
+    assert sorted({text for *_, text in drawn.numbers}, key=int) == signs
+    assert re.findall(r">(\w+)</i> (\w+)<", layers.legend(names, [said])) == list(zip(signs, names, strict=True))
+
+
 def test_a_learner_shows_rows_that_it_was_evaluated_on(tmp_path):
     texts = ["play some jazz", "rain in Paris"] * 20
     table = pd.DataFrame({"text": texts, "wet": [0, 1] * 20, "slots": ["O O B-genre", "O O B-city"] * 20})

@@ -118,7 +118,7 @@ def mask(value: Mask, true: Mask | None = None) -> Layer:
     import numpy as np
 
     classes = _array(value.png)
-    labels = tuple(_numbered(classes))
+    labels = tuple(_numbered(classes, value.names))
     times = max(round(FINE / max(classes.shape)), 1)
     fine = classes.repeat(times, 0).repeat(times, 1)
     out = np.where(fine == NOTHING, 0, fine.astype(int) % len(COLOURS) + 1).astype(np.uint8)
@@ -154,8 +154,8 @@ def _png(out: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _numbered(classes: np.ndarray) -> list[tuple[float, float, str]]:
-    """The innermost place of every region that is large enough, and the number of its class."""
+def _numbered(classes: np.ndarray, names: Sequence[str]) -> list[tuple[float, float, str]]:
+    """The innermost place of every region that is large enough, and the mark of its class."""
     import numpy as np
     from scipy import ndimage
 
@@ -166,19 +166,19 @@ def _numbered(classes: np.ndarray) -> list[tuple[float, float, str]]:
         for region in np.flatnonzero(sizes[1:] >= LEAST * classes.size) + 1:
             depth = ndimage.distance_transform_cdt(np.pad(regions == region, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-            place = ((float(x) + 0.5) / classes.shape[1], (float(y) + 0.5) / classes.shape[0], str(number + 1))
+            place = ((float(x) + 0.5) / classes.shape[1], (float(y) + 0.5) / classes.shape[0], _sign(names, number))
             found.append((int(sizes[region]), place))
     return [place for _, place in sorted(found, reverse=True)[:LABELS]]
 
 
 def legend(names: Sequence[str], masks: Sequence[Mask]) -> Markup:
-    """The number, colour and name of each class that some mask has."""
+    """The mark, colour and name of each class that some mask has."""
     import numpy as np
 
     there = sorted({int(c) for value in masks for c in np.unique(_array(value.png))} - {NOTHING})
     return Markup(" ").join(
         Markup('<span class="key"><i style="background:{}">{}</i> {}</span>').format(
-            COLOURS[c % len(COLOURS)], c + 1, _class(names, c)
+            COLOURS[c % len(COLOURS)], _sign(names, c), _class(names, c)
         )
         for c in there
     )
@@ -186,6 +186,11 @@ def legend(names: Sequence[str], masks: Sequence[Mask]) -> Markup:
 
 def _class(names: Sequence[str], number: int) -> str:
     return names[number] if number < len(names) else str(number)
+
+
+def _sign(names: Sequence[str], number: int) -> str:
+    """What stands for a class in a drawing: its number from 1 on, or its name where all names are numbers."""
+    return _class(names, number) if all(n.isdigit() and len(n) <= 3 for n in names) else str(number + 1)
 
 
 def mask_in_words(value: Mask) -> str:
