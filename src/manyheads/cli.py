@@ -226,14 +226,15 @@ def deliver(
     candidates: Annotated[str | None, typer.Option("--candidates", help="Of joint, group, alone, ..., blend.")] = None,
     groups: Annotated[Path | None, typer.Option("--groups", help="A folder of `group` whose groups are tried.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="folds=5, members=4, trust=0.5, ...")] = None,
-    seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    backend: Backend = None, n_jobs: Jobs = None, seed: Seed = None, device: Device = None, resume: Resume = False,
+    force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """One model that learns from the best there is for each task, and is checked to be no worse than it."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
     from .commands.delivering import deliver
 
-    more = words(candidates), groups, settings or ()
+    more = words(candidates), groups, settings or (), backend, n_jobs
     _answer(as_json, lambda: deliver(spec_of(config, overrides, seed, device), output, door, *more))
 
 
@@ -246,8 +247,9 @@ def tune(
     objective: Annotated[str | None, typer.Option("--objective", help="mean or pareto.")] = None,
     single: Annotated[bool, typer.Option("--single", help="Tune each task alone as well.")] = False,
     weights: Annotated[bool, typer.Option("--weights", help="Tune fixed weights of the tasks as well.")] = False,
-    seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False, threads: Threads = None,
+    backend: Backend = None, n_jobs: Jobs = None, seed: Seed = None, device: Device = None, resume: Resume = False,
+    force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Search settings within a budget, on validation; the test part is read once, at the end."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
@@ -256,7 +258,7 @@ def tune(
     asked = {"trials": trials, "timeout": timeout, "objective": objective, "single": single, "weights": weights}
     more = [*(overrides or []), *(f"tune.{k}={json.dumps(v)}" for k, v in asked.items() if v not in (None, False))]
     paths = config or [own_config(output, resume, "tune")]
-    _answer(as_json, lambda: tune(spec_of(paths, more, seed, device), output, door))
+    _answer(as_json, lambda: tune(spec_of(paths, more, seed, device), output, door, backend, n_jobs))
 
 
 @app.command("add-task")

@@ -21,6 +21,7 @@ from ..deliver.spaces import check as suited
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..ledger import Ledger
+from ..parallel import check as check_backend
 from ..results import Delivery
 from ..spec import RunSpec
 from .display import change, change_span
@@ -42,6 +43,8 @@ def deliver(
     candidates: Sequence[str] | None = None,
     groups: Path | None = None,
     texts: Sequence[str] = (),
+    backend: str | None = None,
+    n_jobs: int | None = None,
 ) -> dict[str, Any]:
     """Candidates, a choice per task, one student, the check; the student into a run's folder.
 
@@ -52,11 +55,13 @@ def deliver(
         candidates: words beside the joint model; all by default.
         groups: a folder of `manyheads group` whose groups are candidates too.
         texts: further settings, ``key=value``.
+        backend, n_jobs: who carries nets out, and how many at a time.
 
     Raises:
         ConfigError, DataError: as their names say.
     """
-    how = settings_of(candidates, groups, texts)
+    how, carriers = settings_of(candidates, groups, texts), (backend or "loky", processes(n_jobs))
+    check_backend(carriers[0])
     if strange := sorted({t for group in how.groups for t in group} ^ set(spec.tasks)) if how.groups else []:
         raise ConfigError(
             f"`--groups` should be of the tasks of this config. Found {', '.join(f'`{t}`' for t in strange)} in one of "
@@ -76,7 +81,7 @@ def deliver(
         folder.begin(spec, ready.infos, ready.intake.splits())
         door.screen.log = folder.log
         try:
-            found = _made(ready, door, how, output)
+            found = _made(ready, door, how, output, carriers)
         except (KeyboardInterrupt, SystemExit):
             door.screen.say("Interrupted: nets that ended are kept; the same command with --resume goes on.")
             raise
@@ -93,7 +98,7 @@ def deliver(
     return summary(found.delivery, output)
 
 
-def _made(ready: Ready, door: Door, how: Settings, output: Path) -> Delivered:
+def _made(ready: Ready, door: Door, how: Settings, output: Path, carriers: tuple[str, int]) -> Delivered:
     with door.screen.progress() as progress:
         return delivered(
             ready.spec,
@@ -102,7 +107,8 @@ def _made(ready: Ready, door: Door, how: Settings, output: Path) -> Delivered:
             ready.intake.parts,
             targets=ready.intake.targets,
             settings=how,
-            n_jobs=processes(None),
+            backend=carriers[0],
+            n_jobs=carriers[1],
             ledger=Ledger(output / RUNS),
             progress=progress,
         )

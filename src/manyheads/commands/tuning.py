@@ -15,6 +15,7 @@ from .. import config
 from ..faults import ConfigError
 from ..files import write_atomically
 from ..intake import take_in
+from ..parallel import check as check_backend
 from ..report.words import number
 from ..results import Tuned, TunedSide
 from ..spec import RunSpec, dumped
@@ -31,17 +32,21 @@ EVERY = 10.0
 """Seconds between two lines of progress, at least."""
 
 
-def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
+def tune(
+    spec: RunSpec, output: Path, door: Door, backend: str | None = None, n_jobs: int | None = None
+) -> dict[str, Any]:
     """Search the settings of a run, into a folder.
 
     Args:
         spec: the run; its section `tune` says how.
         output: the folder; with ``--resume`` trials that it holds are not done again.
+        backend, n_jobs: who carries trials out, and how many at a time.
 
     Raises:
         ConfigError, DataError, MissingExtra: as their names say.
     """
     check_installed()
+    check_backend(backend or "loky")
     folder = RunFolder(output)
     there = False if door.dry_run else folder.claim(spec, door.resume, door.force)
     if there:
@@ -68,6 +73,8 @@ def tune(spec: RunSpec, output: Path, door: Door) -> dict[str, Any]:
                 intake.parts,
                 targets=intake.targets,
                 store=output / "study.db",
+                n_jobs=n_jobs,
+                backend=backend or "loky",
                 tell=teller,
                 ready=(settled, rows),
             )

@@ -122,6 +122,7 @@ def ask(
     found: Sequence[Fold],
     *,
     n_jobs: int = 1,
+    backend: str = "loky",
     progress: Progress | None = None,
     ledger: Ledger | None = None,
     what: str = "candidates",
@@ -134,7 +135,7 @@ def ask(
 
     Args:
         found: folds.
-        n_jobs, ledger: as in `parallel.run_over`.
+        n_jobs, backend, ledger: as in `parallel.run_over`.
         progress: told what is being done.
         what: the word for it.
         extra: further rows, without labels: what is said of them is a mean over the folds' models.
@@ -144,7 +145,7 @@ def ask(
     """
     nets = [c for c in candidates if c.word not in BASELINES]
     made = [(c, fold, _nets(source, c, fold, number)) for number, fold in enumerate(found) for c in nets]
-    carry([run for _, _, runs in made for run in runs.values()], n_jobs, progress, ledger, f"{what}: nets")
+    carry([run for _, _, runs in made for run in runs.values()], n_jobs, progress, ledger, f"{what}: nets", backend)
     answer = {c.name: _blank(source, c.tasks) for c in candidates}
     beyond: dict[str, _Means] = {c.name: _Means() for c in candidates}
     for c, fold, runs in made:
@@ -199,14 +200,19 @@ def _labelling(source: Source, rows: Mapping[str, Taskset] | None, names: Sequen
 
 
 def carry(
-    runs: Sequence[Training | Members], n_jobs: int, progress: Progress | None, ledger: Ledger | None, what: str
+    runs: Sequence[Training | Members],
+    n_jobs: int,
+    progress: Progress | None,
+    ledger: Ledger | None,
+    what: str,
+    backend: str = "loky",
 ) -> None:
     """Train nets to their end, all of them together where their shapes allow."""
     each = [one for whole in runs for one in (whole.runs if isinstance(whole, Members) else [whole])]
     for one in each:
         one.primary_only = True
     tell = None if progress is None else lambda done, n: progress(what, done, n)
-    run_over(each, tell, n_jobs, ledger=ledger)
+    run_over(each, tell, n_jobs, backend=backend, ledger=ledger)
     for whole in runs:
         if isinstance(whole, Members):
             whole.close()

@@ -19,6 +19,7 @@ from ..data import Taskset
 from ..faults import ConfigError
 from ..ledger import Ledger
 from ..members import Members
+from ..parallel import cluster
 from ..results import DeliveredTask, Delivery
 from ..spec import RunSpec
 from ..statistics import is_absolute
@@ -107,6 +108,7 @@ def deliver(
     targets: Mapping[str, Sequence[str]] | None = None,
     settings: Settings | None = None,
     n_jobs: int = 1,
+    backend: str = "loky",
     ledger: Ledger | None = None,
     progress: Progress | None = None,
 ) -> Delivered:
@@ -130,7 +132,7 @@ def deliver(
         parts: {name: the part of each row}; training and validation rows are learned from.
         targets: {table: tasks it labels}.
         settings: how.
-        n_jobs, ledger: as in `parallel.run_over`.
+        n_jobs, backend, ledger: as in `parallel.run_over`; simple models are fitted here.
         progress: told what is being done.
 
     Raises:
@@ -152,9 +154,11 @@ def deliver(
     prepared = prepare(spec, tasks, tables, merged, targets=targets)
     rows = prepared.tasksets["train"]
     source = Source(spec, prepared, rows, seed_of(spec.seed, "deliver"), how.members)
-    study = _Study(source, how, levels(spec, rows, how.folds, source.seed, given(prepared, parts)), n_jobs, ledger)
+    both = levels(spec, rows, how.folds, source.seed, given(prepared, parts))
+    study = _Study(source, how, both, n_jobs, ledger, backend)
     study.tell = progress
-    return study.result()
+    with cluster(backend, n_jobs):
+        return study.result()
 
 
 def given(prepared: Prepared, parts: Mapping[str, np.ndarray]) -> Rows | None:
@@ -185,9 +189,10 @@ class _Study:
         found: tuple[list[Fold], list[Fold]],
         n_jobs: int,
         ledger: Ledger | None,
+        backend: str = "loky",
     ) -> None:
         self.source, self.how, (self.folds, self.inner) = source, how, found
-        self.n_jobs, self.ledger = n_jobs, ledger
+        self.n_jobs, self.ledger, self.backend = n_jobs, ledger, backend
         self.tell: Progress | None = None
         split = source.spec.data.split
         self.by = split.by if split.kind == "group" and isinstance(split.by, str) else None
@@ -217,7 +222,7 @@ class _Study:
     ) -> tuple[dict[str, Says], dict[str, Says]]:
         return ask(
             self.source, candidates, found,
-            n_jobs=self.n_jobs, progress=self.tell, ledger=self.ledger, what=what, extra=extra,
+            n_jobs=self.n_jobs, backend=self.backend, progress=self.tell, ledger=self.ledger, what=what, extra=extra,
         )  # fmt: skip
 
     def _rehearsal(self, choices: Mapping[str, Choice]) -> tuple[Targets, Further]:
@@ -254,7 +259,7 @@ class _Study:
     ) -> Training | Members:
         trust = {t: 1.0 if choice.name == CONSTANT else self.how.trust for t, choice in choices.items()}
         run = student(self.source, spec, lessons[0], within, trust, seed, lessons[1])
-        carry([run], self.n_jobs, self.tell, self.ledger, what)
+        carry([run], self.n_jobs, self.tell, self.ledger, what, self.backend)
         return run
 
     def _best(

@@ -18,6 +18,7 @@ from ..config import applied
 from ..evaluate import measure, results
 from ..faults import DataError
 from ..optim import device_of
+from ..parallel import cluster, workers
 from ..results import Scores, Tuned, TunedSide
 from ..spec import Part, RunSpec, TuneSpec, settled
 from .space import of_one_task, space_of
@@ -92,6 +93,7 @@ def search(
     targets: Mapping[str, Sequence[str]] | None = None,
     store: Path | None = None,
     n_jobs: int | None = None,
+    backend: str = "loky",
     tell: Tell | None = None,
     ready: tuple[RunSpec, Rows] | None = None,
 ) -> Tuned:
@@ -109,6 +111,7 @@ def search(
         targets: {table: tasks it labels}.
         store: an SQLite file; trials that it holds are not done again.
         n_jobs: processes; by default one per core, and one beside a GPU. What is found does not depend on it.
+        backend: as in `parallel.run_over`; under `threading`, trials come one after the other.
         tell: told after each trial.
         ready: what `sort_out` gave for the same, so that tables are not made ready twice.
 
@@ -124,12 +127,13 @@ def search(
     studies = [Study(side, store) for side in sides_of(spec)]
     clock = _Clock(studies)
     try:
-        while jobs := _round(studies, clock):
-            for study, proposal, outcome in _carry(rows, jobs, n_jobs):
-                study.tell(proposal, outcome)
-                clock.note()
-                if tell is not None:
-                    tell(_tuned(spec, studies, clock.seconds), *_count(studies))
+        with cluster(backend, n_jobs):
+            while jobs := _round(studies, clock):
+                for study, proposal, outcome in _carry(rows, jobs, n_jobs, backend):
+                    study.tell(proposal, outcome)
+                    clock.note()
+                    if tell is not None:
+                        tell(_tuned(spec, studies, clock.seconds), *_count(studies))
         found = _tuned(spec, studies, clock.seconds, last=True)
         tests = _tests(Rows(tables, parts, targets, rows.batch_size), spec, [s.side for s in studies], found)
     finally:
@@ -180,35 +184,39 @@ def _count(studies: Sequence[Study]) -> tuple[int, int]:
 
 
 def _carry(
-    rows: Rows, jobs: Sequence[tuple[Study, Proposal]], n_jobs: int
+    rows: Rows, jobs: Sequence[tuple[Study, Proposal]], n_jobs: int, backend: str = "loky"
 ) -> Iterator[tuple[Study, Proposal, Outcome]]:
     """Train the trials of a round; each is given back when it ends."""
     past = {study.side.name: study.past() for study, _ in jobs}
     specs = [study.side.space.applied(study.side.spec, p.settings) for study, p in jobs]
-    if n_jobs == 1 or len(jobs) == 1:
+    if backend == "threading" or (backend == "loky" and (n_jobs == 1 or len(jobs) == 1)):
         for (study, proposal), spec in zip(jobs, specs, strict=True):
             yield study, proposal, carried(rows, spec, study.side.task, past[study.side.name])
         return
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, delayed
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, workers(backend, n_jobs):
         file = Path(folder) / "rows"
-        file.write_bytes(pickle.dumps(rows))
-        with parallel_config("loky", inner_max_num_threads=1):
-            ended = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-                delayed(_apart)(i, str(file), spec, study.side.task, past[study.side.name])
-                for i, ((study, _), spec) in enumerate(zip(jobs, specs, strict=True))
-            )
-            for i, outcome in ended:
-                yield *jobs[i], outcome
+        there: str | Rows = str(file)
+        if backend == "loky":
+            file.write_bytes(pickle.dumps(rows))
+        else:  # another machine does not see the file
+            there = rows
+        whole = backend.partition("=")[0] == "ray"  # its results come all at once
+        ended = Parallel(n_jobs=n_jobs, return_as="list" if whole else "generator_unordered")(
+            delayed(_apart)(i, there, spec, study.side.task, past[study.side.name])
+            for i, ((study, _), spec) in enumerate(zip(jobs, specs, strict=True))
+        )
+        for i, outcome in ended:
+            yield *jobs[i], outcome
 
 
-def _apart(i: int, file: str, spec: RunSpec, task: str | None, past: Sequence[Past]) -> tuple[int, Outcome]:
+def _apart(i: int, rows: Rows | str, spec: RunSpec, task: str | None, past: Sequence[Past]) -> tuple[int, Outcome]:
     """What a process of one thread does."""
     import torch
 
     torch.set_num_threads(1)
-    return i, carried(file, spec, task, past)
+    return i, carried(rows, spec, task, past)
 
 
 # ---- what came of it
