@@ -263,7 +263,7 @@ def settled(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
     members = spec.members
     if members == AUTO:
         members = MEMBERS if encoder.name.lower() in ("tabular", "linear") else 1
-    if int(members) > 1 and (why := _alone(encoder)):
+    if int(members) > 1 and (why := _alone(encoder, layouts)):
         raise ConfigError(
             f"`model.members` should be 1 with the encoder `{encoder.name}`, since {why}. Found {members}."
         )
@@ -280,13 +280,13 @@ def kept(spec: ModelSpec, layouts: Mapping[str, Any]) -> ModelSpec:
     return spec.model_copy(update={"encoder": Part.of({**own, "name": spec.encoder.name})})
 
 
-def _alone(encoder: Part) -> str:
+def _alone(encoder: Part, layouts: Mapping[str, Any]) -> str:
     """Why members of an encoder cannot be run as one; empty where they can (or its word is unknown: `make` says so)."""
     from .catalog import find
     from .encoders import Encoder
 
     try:
-        return find(Encoder, encoder.name).alone
+        return find(Encoder, encoder.name).single(layouts)
     except ValueError:
         return ""
 

@@ -191,6 +191,11 @@ def test_members_that_cannot_be_run_as_one_are_refused():
     with pytest.raises(ConfigError, match=r"`model\.members` should be 1 with the encoder `text`.*Found 3"):
         settled(ModelSpec.model_validate({"encoder": "text", "members": 3}), {"t": LAYOUT})
     assert settled(ModelSpec(), {"t": LAYOUT}).encoder.name == "text"
+    beside = {"t": LAYOUT | {"image:photo": {"channels": 3}}}
+    with pytest.raises(ConfigError, match=r"encoder `fused`, since words are packed .*Found 3"):
+        settled(ModelSpec(members=3), beside)
+    assert settled(ModelSpec(), beside).members == 1
+    assert settled(ModelSpec(members=3), {"t": {"numeric": 2, "image:photo": {"channels": 3}}}).members == 3
 
 
 def test_what_the_encoder_refuses():

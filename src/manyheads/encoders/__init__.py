@@ -49,6 +49,11 @@ class Encoder(nn.Module, ABC):
         return sum(":" in key for key in layout) == 1 and not (layout.get("numeric") or layout.get("categorical"))
 
     @classmethod
+    def single(cls, layouts: Mapping[str, Layout]) -> str:
+        """Why several members of it that read these inputs cannot be run as one model; empty where they can."""
+        return cls.alone
+
+    @classmethod
     def kept(cls, settings: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Any]:
         """Settings from which a saved model builds it again, where there is nothing but the model's own folder."""
         return dict(settings)

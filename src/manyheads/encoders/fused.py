@@ -107,9 +107,7 @@ class Fused(Encoder):
                 "`d_part` and `d_hidden` should be at least 1, `n_layers` at least 0 and `dropout` in [0, 1). "
                 f"Found {d_part}, {d_hidden}, {n_layers}, {dropout}."
             )
-        kinds = list(
-            dict.fromkeys(key.partition(":")[0] for layout in layouts.values() for key in layout if ":" in key)
-        )
+        kinds = _kinds(layouts)
         for kind in parts or {}:
             if kind not in kinds:
                 raise ValueError(
@@ -125,8 +123,6 @@ class Fused(Encoder):
             width = d_hidden
             entrances = {table: nn.Sequential(side, nn.Linear(side.width, width)) for table, side in sides.items()}
         first = Named(entrances) if len(entrances) > 1 else next(iter(entrances.values()))
-        reasons = [getattr(m, "alone", "") for m in first.modules() if isinstance(m, Encoder)]
-        self.alone = "; ".join(dict.fromkeys(r for r in reasons if r))  # type: ignore[misc]
         blocks = [
             Block(width if i == 0 else d_hidden, d_hidden, 0, activation, dropout, False) for i in range(n_layers)
         ]
@@ -134,9 +130,19 @@ class Fused(Encoder):
         self.widths = [width, *[d_hidden] * n_layers]
 
     @classmethod
+    def single(cls, layouts: Mapping[str, Layout]) -> str:
+        reasons = [find(Encoder, kind).single(layouts) for kind in _kinds(layouts)]
+        return "; ".join(dict.fromkeys(why for why in reasons if why))
+
+    @classmethod
     def kept(cls, settings: Mapping[str, Any], layouts: Mapping[str, Layout]) -> dict[str, Any]:
         parts = dict(settings.get("parts") or {})
-        for kind in {key.partition(":")[0] for layout in layouts.values() for key in layout if ":" in key}:
+        for kind in _kinds(layouts):
             own = {t: {k: v for k, v in one.items() if k.startswith(f"{kind}:")} for t, one in layouts.items()}
             parts[kind] = find(Encoder, kind).kept(parts.get(kind, {}), {t: one for t, one in own.items() if one})
         return {**settings, "parts": parts}
+
+
+def _kinds(layouts: Mapping[str, Layout]) -> list[str]:
+    """The kinds of rich inputs that some table has."""
+    return list(dict.fromkeys(key.partition(":")[0] for layout in layouts.values() for key in layout if ":" in key))
