@@ -249,6 +249,21 @@ def test_a_matrix_stands_in_the_order_of_its_tree_source_by_target():
                 assert cell.endswith("*") == (abs(value) > 0.02)
 
 
+def test_tiny_numbers_are_told_in_millionths_and_parts_in_a_few_words():
+    names = ("a", "b", "c")
+    small = tuple(tuple(None if v is None else v / 1000 for v in row) for row in related(names).matrix)
+    stages = {"stage 0": related(names, "cosine", gain=False).matrix, "stage 1": related(names).matrix}
+    found = related(names).model_copy(update={"matrix": small, "parts": stages, "low": small, "high": small})
+    page = render_evidence(Evidence(title="t", relatedness=(found,)))
+    assert "In millionths." in page
+    assert f"{1e6 * small[0][1]:+.1f}" in page
+    own = words(page[page.index("By part of what") :])
+    pairs = {(a, b): stages["stage 1"][i][j] for i, a in enumerate(names) for j, b in enumerate(names) if i != j}
+    top = max(pairs, key=pairs.get)
+    assert f"{pairs[top]:+.3f} ({top[0]}, {top[1]})" in own
+    assert "In millionths." not in render_evidence(PAGES["whole"])
+
+
 def test_a_similarity_has_no_stars_and_a_single_seed_no_intervals():
     own = section(render_evidence(PAGES["matrix"]), "related")
     assert "One seed, so there are no intervals" in words(own)

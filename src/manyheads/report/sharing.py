@@ -44,6 +44,10 @@ class Sheet:
     joins: tuple[tuple[str, str, str], ...]
     groups: str
     courses: str
+    unit: str
+    """What the numbers of the matrix are to be taken times, in words."""
+    parts: tuple[tuple[str, str, str, str], ...]
+    """(part of what tasks share, mean over pairs, the highest pair, the lowest)."""
 
 
 @dataclass(frozen=True)
@@ -162,25 +166,26 @@ def _sheet(found: Relatedness, evidence: Evidence) -> Sheet:
     signed_scale = found.gain or min(values, default=0.0) < 0
     low = 0.0 if signed_scale else min(values, default=0.0)
     high = max((abs(v) for v in values), default=1.0)
-    places = decimals([high])
+    times = 1e6 if 0 < high < 1e-3 else 1.0
+    places = decimals([high * times])
     seen = [v for w in found.windows for row in w.matrix for v in row if v is not None]
     sparks = len(found.windows) > 2 and len(order) <= SPARKS and len(seen) > 0
 
     def cell(i: int, j: int) -> Cell:
         if i == j:
             own = found.own[i] if i < len(found.own) else None
-            return Cell(_signed(own, places) if found.gain else number(own, places), 0.0, "own")
+            return Cell(_signed(_by(own, times), places) if found.gain else number(_by(own, times), places), 0.0, "own")
         value, a, b = found.matrix[i][j], found.low[i][j], found.high[i][j]
         if value is None:
             return Cell("?", 0.0)
         show = _signed if signed_scale else number
-        span = f"[{show(a, places)}, {show(b, places)}]" if a is not None and b is not None else ""
+        span = f"[{show(times * a, places)}, {show(times * b, places)}]" if a is not None and b is not None else ""
         share = (abs(value) - low) / (high - low) if high > low else 0.0
         course: Markup | str = ""
         if sparks:
             course = figures.spark([w.matrix[i][j] for w in found.windows], min(seen), max(seen))
         sure = found.gain and a is not None and b is not None and (a > 0 or b < 0)
-        return Cell(show(value, places), share, "against" if value < 0 else "", span, sure, course)
+        return Cell(show(times * value, places), share, "against" if value < 0 else "", span, sure, course)
 
     drawn = grown is not None and fits and 1 < len(grown.tasks) <= 2 * MOST
     return Sheet(
@@ -191,8 +196,31 @@ def _sheet(found: Relatedness, evidence: Evidence) -> Sheet:
         charts.tree(grown, found.gain) if grown is not None and drawn else "",
         tuple((a, b, number(h)) for a, b, h in charts.joins(grown)) if grown is not None and drawn else (),
         _told(evidence.advised[found.method]) if found.method in evidence.advised else "",
-        f"from {number(min(seen))} (bottom) to {number(max(seen))} (top)" if sparks else "",
+        f"from {number(times * min(seen))} (bottom) to {number(times * max(seen))} (top)" if sparks else "",
+        "In millionths." if times > 1 else "",
+        _parts(found),
     )
+
+
+def _by(value: float | None, times: float) -> float | None:
+    return None if value is None else value * times
+
+
+def _parts(found: Relatedness) -> tuple[tuple[str, str, str, str], ...]:
+    """The parts of what tasks share, each in a few numbers; nothing where there is but one."""
+    rows = []
+    for part, matrix in found.parts.items():
+        pairs = {
+            (a, b): v
+            for i, a in enumerate(found.tasks)
+            for j, b in enumerate(found.tasks)
+            if i != j and (found.directed or i < j) and (v := matrix[i][j]) is not None
+        }
+        if pairs:
+            top, low = max(pairs, key=lambda p: pairs[p]), min(pairs, key=lambda p: pairs[p])
+            told = (f"{signed(pairs[p], 3)} ({p[0]}, {p[1]})" for p in (top, low))
+            rows.append((part, signed(sum(pairs.values()) / len(pairs), 3), *told))
+    return tuple(rows) if len(rows) > 1 else ()
 
 
 def _signed(value: float | None, places: int) -> str:
