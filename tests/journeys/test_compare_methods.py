@@ -8,6 +8,7 @@ import pytest
 from conftest import people, run
 
 from manyheads.cli import main
+from manyheads.commands.comparing import shared
 from manyheads.results import Fractions, MethodStudy, Trial, Tuned, TunedSide
 
 CONFIG = """
@@ -137,6 +138,17 @@ def test_a_dry_run_writes_nothing(empty_folder, capsys):
 
 
 @pytest.mark.slow
+def test_curves_are_those_of_the_chosen_way_or_of_the_best_on_validation():
+    empty = {"tasks": {}, "delta_m": None, "interval": (None, None), "repeats": 1}
+    study = MethodStudy(
+        choice="single", reason="", recommendation="", tasks={},
+        comparisons=dict.fromkeys(("hard", "mmoe", "soft"), empty),
+        valid={"hard": -0.2, "mmoe": -0.1, "soft": None}, repeats=1,
+    )  # fmt: skip
+    assert shared(study) == "mmoe"
+    assert shared(study.model_copy(update={"choice": "hard"})) == "hard"
+
+
 def test_a_cluster_of_processes_finds_the_same(empty_folder, capsys):
     pytest.importorskip("distributed")
     words = (

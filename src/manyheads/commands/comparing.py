@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -200,7 +201,7 @@ def _studied(
         _write(output / FILE, study)
         if not asked.shares:
             return study, None
-        way = study.choice if study.choice in study.comparisons else None
+        way = shared(study)
         curves = label_fractions(
             ready.spec, ready.tasks, ready.intake.tables, asked.shares, way=way, of=asked.of, progress=progress, **how
         )
@@ -227,6 +228,14 @@ def _page(
         warnings=tuple(door.warned),
     )
     return write_evidence(evidence, output / "report.html")
+
+
+def shared(study: MethodStudy) -> str:
+    """The way to share whose curves are drawn: the chosen one; the best on validation where tasks are better alone."""
+    if study.choice in study.comparisons:
+        return study.choice
+    values = {name: study.valid.get(name) for name in study.comparisons}
+    return max(values, key=lambda name: -np.inf if (v := values[name]) is None else v)
 
 
 def leading(study: MethodStudy) -> Comparison:
@@ -299,7 +308,8 @@ def methods_table(study: MethodStudy) -> Table:
             "" if c is None else change(c.delta_m), "" if c is None else change_span(c.interval),
             number(study.ranks.get(name), 2), *(("", "") if c is None else
             (str(words.count("helps")), str(words.count("hurts")))),
-            *(("", "", "") if cost is None else (number(cost.seconds), number(cost.backward),
+            *(("", "", "") if cost is None else (number(cost.seconds),
+            number(None if cost.backward is None else round(cost.backward)),
             number(None if cost.memory is None else cost.memory / 1e6))),
         )  # fmt: skip
     return table

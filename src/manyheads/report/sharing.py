@@ -218,8 +218,8 @@ def _parts(found: Relatedness) -> tuple[tuple[str, str, str, str], ...]:
         }
         if pairs:
             top, low = max(pairs, key=lambda p: pairs[p]), min(pairs, key=lambda p: pairs[p])
-            told = (f"{signed(pairs[p], 3)} ({p[0]}, {p[1]})" for p in (top, low))
-            rows.append((part, signed(sum(pairs.values()) / len(pairs), 3), *told))
+            high, least = (f"{signed(pairs[p], 3)} ({p[0]}, {p[1]})" for p in (top, low))
+            rows.append((part, signed(sum(pairs.values()) / len(pairs), 3), high, least))
     return tuple(rows) if len(rows) > 1 else ()
 
 
