@@ -347,7 +347,7 @@ def test_places_are_means_over_parts_of_the_map():
 
 def test_a_head_for_masks_needs_places():
     head = Segmentation("m", names=("a", "b")).head([4])
-    with pytest.raises(ValueError, match="without places"):
+    with pytest.raises(ConfigError, match=r"without places; use the encoder `image`.*features\.only"):
         head(torch.zeros(2, 4))
 
 

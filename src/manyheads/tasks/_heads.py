@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..faults import ConfigError
+
 START = 0.1
 """The probability of a middle, everywhere at the start (Zhou et al.)."""
 
@@ -53,9 +55,10 @@ class Joined(nn.Module):
     def forward(self, maps: Any) -> Tensor:
         maps = maps if isinstance(maps, list) else [maps]
         if any(not isinstance(m, Tensor) or m.dim() != 4 for m in maps):
-            raise ValueError(
-                "A head that says where should read maps (batch, channels, height, width). Found features without "
-                "places; attach the task to a stage of an encoder of pictures."
+            raise ConfigError(
+                "A task whose labels lie on a picture should read maps (batch, channels, height, width). Found "
+                "features without places; use the encoder `image`, which reads a picture alone "
+                "(`features.only: [image]`), and attach the task to one of its stages."
             )
         size = max(tuple(m.shape[-2:]) for m in maps)
         first, *others = (resized(thin(m), size) for thin, m in zip(self.thin, maps, strict=True))
