@@ -140,6 +140,7 @@ def channel_norm(layer: Any, x: Tensor, frozen: bool = False, plain: bool = True
     """
     apart = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
     mean, variance = (layer.running_mean, layer.running_var) if frozen else (None, None)
+    plain = plain or (mean is None and x.numel() == x.shape[1])  # a row alone has no statistics, and becomes 0
     if not plain and apart:
         return F.instance_norm(x, mean, variance, layer.weight, layer.bias, mean is None, 0.0, layer.eps)
     if not plain:

@@ -209,7 +209,7 @@ def test_task_vectors_need_a_start_and_prints_tell_it(family):
 def test_running_statistics_are_measured_not_merged(family):
     from torch import nn
 
-    from manyheads.growing.merge import _measure, _with_statistics
+    from manyheads.growing.merge import _with_statistics, renew
 
     start, _ = family
     (one,) = [joined(m) for m in [members_of(start.model, start.spec, start.dataset.preprocess.layouts)[:1]]]
@@ -217,7 +217,7 @@ def test_running_statistics_are_measured_not_merged(family):
     (norm,) = _with_statistics(one)
     norm.running_var.fill_(-0.5)
     rows = start.dataset.tasksets({"x": _frame(300, 0, "unused")})
-    _measure(one, [norm], rows)
+    renew(one, [norm], rows)
     with torch.no_grad():
         (part,) = rows.values()
         z = one.sharing.encoder.stages[1][0](one.sharing.encoder.stages[0](part.inputs))

@@ -17,7 +17,7 @@ from manyheads.evaluate import results, run
 from manyheads.faults import ConfigError, DataError
 from manyheads.growing.adding import add_task, bytes_of, encoded
 from manyheads.growing.grown import grow, labels_of, members_of, shrink
-from manyheads.growing.oldrows import Kept, both, of_frame
+from manyheads.growing.oldrows import Kept, both, of_frame, own_fold
 from manyheads.learner import Learner
 from manyheads.objectives import Supervised
 from manyheads.sharing import Trace
@@ -30,6 +30,7 @@ from manyheads.transfer.finetune import FineTune
 from manyheads.transfer.l2sp import L2SP
 from manyheads.transfer.lowrank import LowRank
 from manyheads.transfer.probe import Probe, chosen, features, solve
+from manyheads.transfer.prototypes import Prototypes
 from manyheads.transfer.unfreeze import Unfreeze, stages, thawed
 
 SMALL = {"name": "tabular", "d_hidden": 12}
@@ -380,6 +381,28 @@ def test_preprocessing_stays_as_it_was(trained):
         add_task(learner.model_, spec, learner.dataset_, Regression("new"), FEW.drop(columns="x3"))
     with pytest.raises(DataError, match="should have a label"):
         add_task(learner.model_, spec, learner.dataset_, Regression("new"), FEW.assign(new=np.nan))
+
+
+@pytest.mark.parametrize(("rows", "members"), [(40, 1), (40, 3), (7, 8), (2, 3)])
+def test_a_fold_that_is_held_out_is_not_learned_from(rows, members):
+    folds = own_fold(rows, members, 0)
+    assert len(folds) == members
+    for learned, held in folds:
+        assert len(held)
+        assert sorted([*learned.tolist(), *held.tolist()]) == list(range(rows))
+    assert len({tuple(held.tolist()) for _, held in folds}) == min(rows, members)
+
+
+def test_what_cannot_be_foretold_gets_no_score(trained):
+    """Twelve free weights fit thirty labels of noise, which tells nothing of rows that were not learned from."""
+    learner, spec = trained
+    noise = FEW[:30].assign(new=np.random.default_rng(0).normal(size=30))
+    for way in (Probe(strength=0.0), Prototypes()):
+        task = Regression("new") if isinstance(way, Probe) else Multiclass("new")
+        frame = noise if isinstance(way, Probe) else noise.assign(new=np.where(noise["new"] > 0, "up", "down"))
+        score = add_task(learner.model_, spec, learner.dataset_, task, frame, way).result.score
+        assert score.value < (0 if isinstance(way, Probe) else 0.7)
+        assert score.labels == 6
 
 
 # -- old rows

@@ -174,7 +174,7 @@ def merge(
     way: Merging = make(Merging, how, dict(settings or {}))  # type: ignore[type-abstract]
     opened = [Opened.of(path, trust) for path in paths]
     sources = [Source(str(o.path), o.model, o.spec, o.dataset) for o in opened]
-    begun = base if base is not None else _start_of(opened, door)
+    begun = base if base is not None else _start_of(opened, door, trust)
     start = None if begun is None else Opened.of(begun, trust)
     origin = None if start is None else Source(str(start.path), start.model, start.spec, start.dataset)
     with door.hearing():
@@ -213,7 +213,7 @@ def merge(
     return answer
 
 
-def _start_of(opened: Sequence[Opened], door: Door) -> Path | None:
+def _start_of(opened: Sequence[Opened], door: Door, trust: Sequence[str]) -> Path | None:
     """The model that all were made from, as their folders say; None where they do not, or it is gone or another."""
     told = [history(one.path) for one in opened]
     starts = {(own.get("from"), own.get("start")) for own in told}
@@ -222,7 +222,7 @@ def _start_of(opened: Sequence[Opened], door: Door) -> Path | None:
     ((path, print_),) = starts
     if path is None or not Path(path).is_dir():
         return None
-    found = Opened.of(Path(path))
+    found = Opened.of(Path(path), trust)
     if fingerprint(members_of(found.model, found.spec, found.layouts)) != print_:
         door.warn(f"`{path}` should be the model that others were made from. Found that it has changed since.")
         return None

@@ -27,6 +27,7 @@ from ..transfer import Case
 from ..transfer.finetune import FineTune
 from .curve import SCRATCH, Begin, Learned, Model3, Progress, over_counts, scratch
 from .grown import joined, members_of, with_only
+from .merge import renew
 from .oldrows import free_name, own_fold
 
 if TYPE_CHECKING:
@@ -62,20 +63,43 @@ def adapt(
     found: dict[str, list[Result]] = {}
     for held in parts:
         rest = torch.cat([p for p in parts if p is not held])
-        own = objective.fit(model, rows.take(rest), source)
+        own = followed(objective, model, rows.take(rest), source)
         for task, result in results(own, {source: rows.take(held)}).items():
             found.setdefault(task, []).append(result)
     order = torch.cat(list(parts)) if parts else torch.empty(0, dtype=torch.long)
     before = results(model, {source: rows.take(order)}) if parts else {}
     kept = tuple(_kept(model.tasks[t], before[t], Result.join(after)) for t, after in found.items())
-    whole = objective.fit(model, rows, source)
-    assert isinstance(whole, Model)
-    whole.eval()
+    whole = followed(objective, model, rows, source)
     settings = {k: getattr(objective, k) for k in ("inner_steps", "inner_lr", "adapt", "norm")}
     return whole, Adapted(
         objective=word(type(objective)), settings=settings, rows=len(rows), folds=len(parts), kept=kept,
         seconds=time.perf_counter() - started,
     )  # fmt: skip
+
+
+def followed(objective: Episodic, model: AnyModel, rows: Taskset, source: str) -> Model:
+    """A copy of a model that followed some rows, in evaluation mode; a model like any other, to be kept and served.
+
+    Where every batch was normed by its own rows (`norm: batch`), the copy norms by the statistics of the rows that it
+    followed: a single row that is to be foretold has none. After a single row those of the training rows stay.
+
+    Args:
+        objective: by which the model was trained.
+        model: stays as it is.
+        rows: of the domain, from the table `source`.
+    """
+    own = objective.fit(model, rows, source)
+    assert isinstance(own, Model)
+    pairs: list[tuple[Any, Any]] = list(zip(model.modules(), own.modules(), strict=True))
+    kept = [(old, new) for old, new in pairs if getattr(old, "track_running_stats", False)]
+    kept = [(old, new) for old, new in kept if not new.track_running_stats]
+    for old, new in kept:
+        new.track_running_stats = True
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(new, name, getattr(old, name).clone())
+    if kept and len(rows) > 1:
+        renew(own, [new for _, new in kept], {source: rows})
+    return own.eval()
 
 
 def refuse(objective: Any) -> None:
@@ -158,7 +182,7 @@ def domain_curve(
 
     def adapted(few: pd.DataFrame, seed: int) -> Learned:
         source, rows = labelled(with_only(dataset, [task.name]), few, next(model.parameters()).dtype)
-        return task, objective.fit(model, rows, source), dataset  # type: ignore[return-value]
+        return task, followed(objective, model, rows, source), dataset
 
     starts: dict[str, Begin] = {
         SCRATCH: partial(scratch, model, spec, fresh, task, optim, trainer),

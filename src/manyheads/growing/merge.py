@@ -209,7 +209,7 @@ def merge(
                     "Running statistics should be measured anew on training rows. Found none; merge folders of runs "
                     "whose tables are there."
                 )
-            _measure(made, renewed, train)
+            renew(made, renewed, train)
         made.eval()
         merged.append(made)
     targets = {
@@ -327,8 +327,15 @@ def _with_statistics(model: Model) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _measure(model: Model, modules: Sequence[nn.Module], train: Mapping[str, Taskset], rows: int = 256) -> None:
-    """Running statistics of training rows, their mean over batches."""
+def renew(model: Model, modules: Sequence[nn.Module], train: Mapping[str, Taskset], rows: int = 256) -> None:
+    """Give layers the running statistics of some rows, their mean over batches.
+
+    Args:
+        model: left in evaluation mode.
+        modules: its layers that keep any.
+        train: source -> rows.
+        rows: of a batch.
+    """
     model.eval()
     for module in modules:
         module.reset_running_stats()  # type: ignore[operator]
