@@ -30,7 +30,7 @@ from manyheads.ragged import Ragged, objects
 from manyheads.spec import ModelSpec, settled
 from manyheads.tasks._pairs import CLUES, RANK, WIDTH, Largest, pair_scores, pair_scores_in_parts, pooled
 from manyheads.tasks.relation import Relation
-from manyheads.tasks.text import Tagging, viterbi
+from manyheads.tasks.text import Tagging, token_errors, viterbi
 
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -418,6 +418,12 @@ def test_relation_loss_is_the_slow_loop():
             p = torch.tensor(_slow_pair(output[i, :, n:], own[h], own[t])).sigmoid().item()
             total -= np.log(p if (i, h, t) == (0, 0, 1) else 1 - p)
     assert task.mean_loss(output, target, known).item() == pytest.approx(total / 11, rel=1e-5)
+
+
+def test_tags_for_one_of_two_texts_are_refused_with_a_remedy():
+    scores, tags = torch.zeros(1, 8, 2), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(DataError, match=r"4 tags and 8 tokens.*Several columns of text .* leave out those whose words"):
+        token_errors(scores, tags, torch.tensor([4]), "t", torch.ones(1, 8))
 
 
 def test_relation_f1_is_strict():

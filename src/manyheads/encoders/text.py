@@ -165,8 +165,9 @@ class Text(Encoder):
 
     Stage 0 looks words up (`Words`); every later stage gives each token what it sees around it (`Recurrent` or
     `Attention`). All stages give sequences; heads that eat a vector see the mean over tokens, 0 where there is none.
-    With several text columns of a row, labels per token belong to the first. Numbers and categories of the row are
-    added to every token, so that a row without one has none of them: where texts are missing, `fused` keeps them apart.
+    Several text columns of a row are read one after the other, and labels per token belong to the words of all.
+    Numbers and categories of the row are added to every token, so that a row without one has none of them: where texts
+    are missing, `fused` keeps them apart.
 
     With several tables, each has a stage 0, and so a vocabulary, of its own; tables whose columns have the same names
     have one in common.

@@ -157,7 +157,9 @@ def token_errors(scores: Tensor, tags: Tensor, lengths: Tensor, task: str, mask:
         i = int(wrong.nonzero()[0])
         raise DataError(
             f"Task `{task}`: a row should have as many tags as tokens. Found {int(lengths[i])} tags and "
-            f"{int(counted[i])} tokens; give the tokens as a list, or declare the column {{type: text, split: spaces}}."
+            f"{int(counted[i])} tokens; give the tokens as a list, or declare the column "
+            "{type: text, split: spaces}. Several columns of text are read one after the other: leave out those whose "
+            "words have no tags."
         )
     there = torch.arange(scores.shape[-2], device=scores.device) < lengths.unsqueeze(1)
     logp = scores[..., there, :].log_softmax(-1)
