@@ -16,7 +16,7 @@ from manyheads.data import Batch
 from manyheads.evaluate import results, run
 from manyheads.faults import ConfigError, DataError
 from manyheads.growing.adding import add_task, bytes_of, encoded
-from manyheads.growing.grown import grow, labels_of, members_of, shrink
+from manyheads.growing.grown import grow, joined, labels_of, members_of, shrink
 from manyheads.growing.oldrows import Kept, both, of_frame, own_fold
 from manyheads.learner import Learner
 from manyheads.objectives import Supervised
@@ -343,6 +343,24 @@ def test_a_task_whose_features_others_are_made_from_stays():
     (back,), _ = shrink(whole, found.spec, layouts, ["a.b", "children"])
     before, after = run(learner.model_, part, None, source), run(back, part, None, source)
     assert {t: bytes_of(o) for t, o in before.items()} == {t: bytes_of(o) for t, o in after.items()}
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_heads_that_went_leave_their_places(members):
+    """The size of a product changes its rounding, so that it is as it was though most of its heads are gone."""
+    names = [f"y{i}" for i in range(5)]
+    frame = OLD.assign(**{n: np.random.default_rng(i).normal(size=len(OLD)) for i, n in enumerate(names)})
+    learner = Learner([Regression(n) for n in names], random_state=0, members=members, max_epochs=1)
+    learner.fit(frame.drop(columns=["a.b", "children"]))
+    spec, layouts = learner.spec.model.model_copy(update={"members": members}), learner.dataset_.preprocess.layouts
+    whole = members_of(learner.model_, spec, layouts)
+    ((source, part),) = learner.dataset_.tasksets({"x": frame}, labels=False).items()
+    for stay in (["y0"], ["y1", "y4"]):
+        fewer = joined(shrink(whole, spec, layouts, stay)[0])
+        for n in (1, 7, len(part)):
+            few = part.take(torch.arange(n))
+            before, after = run(learner.model_, few, None, source), run(fewer, few, None, source)
+            assert all(bytes_of(before[t]) == bytes_of(after[t]) for t in stay), (stay, n)
 
 
 def _state(model):
