@@ -258,6 +258,9 @@ def test_what_is_refused(there, monkeypatch, capsys):
     words = ["optim.objective=maml", "data.split.kind=random", "data.split.by=null"]
     assert main(["train", "-c", "run.yaml", "-o", "no", *words]) == 2
     assert "name a column in `by`" in capsys.readouterr().err
+    words = ["optim.objective.name=maml", "optim.objective.adapt=hats"]
+    assert main(["check", "-c", "run.yaml", *words]) == 2
+    assert "Found `hats`, which fits none" in capsys.readouterr().err
     assert main(["train", "-c", "run.yaml", "-o", "rows", "-q", "trainer.max_epochs=1", "model.members=1"]) == 0
     assert main(["add-task", "rows", "--data", "pupils.csv", "-o", "no"]) == 2
     assert "should have learned to" in capsys.readouterr().err

@@ -146,6 +146,16 @@ class Episodic(Objective):
         self.redraw = None if shape.ways is None else EPISODE
         self._reach: dict[tuple[str, str], frozenset[str]] = {}
 
+    def attach(self, model: nn.Module) -> None:
+        """See, before the first step, that there is something to adapt, and that it is known how the net norms.
+
+        Raises:
+            ConfigError: there is not, or it is not.
+        """
+        self.moving(model)
+        with settled(model, self.norm):
+            return
+
     @abstractmethod
     def of_episode(
         self, net: Net, weights: Mapping[str, Tensor], support: Rows, query: Rows

@@ -28,6 +28,7 @@ class MetaSGD(MAML):
 
     def attach(self, model: nn.Module) -> None:
         """Give the model its rates, before its optimiser is made."""
+        super().attach(model)
         own = dict(model.named_parameters())
         rates = {name: torch.full_like(own[name].detach(), self.inner_lr).flatten() for name in self.moving(model)}
         model.add_module(RATES.rstrip("."), Rates(rates))
