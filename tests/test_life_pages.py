@@ -21,7 +21,7 @@ def curve(starts=("scratch", "probe", "adapted")):
     gains = {s: (point(0.05 * i), point(0.2)) for i, s in enumerate(starts) if i}
     return TransferCurve(
         task="married", metric="roc_auc", greater_is_better=True, counts=(10, 1000), starts=found, gains=gains, seeds=5,
-        test_labels=99, protocol="Five draws.", summary="A start is better.",
+        test_labels=99, protocol="Five draws.", summary="For `kind` a start is better.",
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ MERGED = Merged(how="ties", settings={"density": 0.2}, models=("top", "warm"), n
         ({"added": ADDED}, ["married was added, by probe", "the same, to the bit", "for want of rows", "enroll"]),
         ({"adapted": ADAPTED}, ["followed 30 rows", "2 scores 1 got better and 1 worse", "inner_steps", "−0.5000"]),
         ({"merged": MERGED}, ["2 models became one: r2 of IQ went from 0.250 to 0.375", "density", "0.980"]),
-        ({"added": ADDED, "curves": (curve(),)}, ["A start is better.", "Five draws.", "1,000", "0.800*"]),
+        ({"added": ADDED, "curves": (curve(),)}, ["For kind a start is better.", "Five draws.", "1,000", "0.800*"]),
         ({"added": ADDED, "curves": (curve("abcde"),)}, ["the first 4 starts; the table has all 5"]),
     ],
 )

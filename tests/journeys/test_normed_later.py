@@ -64,7 +64,7 @@ def _norm(model):
     return next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
 
 
-def test_a_copy_that_followed_is_kept_and_opened_again(there):
+def test_a_copy_that_followed_is_kept_and_opened_again(there, capsys):
     """It norms by the rows that it followed, so that a row alone is told what it is told among others."""
     assert main(["add-task", "run", "--data", "few.csv", "-o", "mine", "--tolerance", "9", *TRUST]) == 0
     (model, source, rows), old = _open("mine"), _norm(_open("run")[0])
@@ -73,7 +73,9 @@ def test_a_copy_that_followed_is_kept_and_opened_again(there):
     alone = run(model, rows.take(rows.domain.new_tensor([3])), None, source)["score"]
     assert abs(float(alone[0, 0] - every[3, 0])) < 1e-5
     pd.read_csv("few.csv")[:1].to_csv("single.csv", index=False)
+    capsys.readouterr()
     assert main(["add-task", "run", "--data", "single.csv", "-o", "one", *TRUST]) == 0
+    assert "Followed: 1 row, by maml. What that is worth cannot be told" in capsys.readouterr().out
     assert _norm(_open("one")[0]).running_mean.equal(old.running_mean)
 
 

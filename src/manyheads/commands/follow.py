@@ -14,6 +14,7 @@ from ..growing.adapted import adapt, domain_curve, refuse
 from ..growing.oldrows import config_of, history
 from ..intake import of_file
 from ..objectives import Objective
+from ..verdicts import counted
 from .door import Door
 from .later import CURVE
 from .opened import Opened, curve_table, free, kept_table, number, write
@@ -64,10 +65,9 @@ def follow(
                 )  # fmt: skip
             door.screen.show(curve_table(course))
             door.screen.say(course.summary)
-    door.screen.say(
-        f"Followed: {result.rows:,} rows, by {result.objective}. What stands below was foretold from the others of "
-        f"them, in {result.folds} parts."
-    )
+    told = f"What stands below was foretold from the others of them, in {result.folds} parts."
+    told = told if result.folds else "What that is worth cannot be told without a second row."
+    door.screen.say(f"Followed: {counted(result.rows, 'row')}, by {result.objective}. {told}")
     if result.kept:
         door.screen.show(kept_table("Tasks on the new rows, before and after", result.kept, tolerance))
     answer = {
@@ -83,11 +83,11 @@ def follow(
         )
     if door.dry_run:
         return answer
-    told = history(path)
-    told["adapted"] = {"data": str(data.resolve()), "by": result.objective}
+    origin = history(path)
+    origin["adapted"] = {"data": str(data.resolve()), "by": result.objective}
     notes = {"seed": seed, "adapted": result.model_dump(mode="json")}
     page = {"title": f"A new domain: {data.stem}", "adapted": result, "curves": () if course is None else (course,)}
-    write(output, door, model, opened.spec, opened.dataset, notes, told, page)
+    write(output, door, model, opened.spec, opened.dataset, notes, origin, page)
     if course is not None:
         write_atomically(output / CURVE, (course.model_dump_json(indent=1) + "\n").encode("utf-8"))
     return answer

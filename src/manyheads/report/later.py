@@ -155,4 +155,6 @@ def _curve(found: TransferCurve) -> Curve:
             cells.append(f"{number(point.mean)}{'*' if sure else ''} {span((point.low, point.high))}".strip())
         rows.append((start, tuple(cells)))
     left = f"Drawn: the first {MOST} starts; the table has all {len(courses)}." if len(courses) > MOST else ""
-    return Curve(drawing, tuple(map(number, found.counts)), tuple(rows), found.summary, found.protocol, left)
+    return Curve(
+        drawing, tuple(map(number, found.counts)), tuple(rows), found.summary.replace("`", ""), found.protocol, left
+    )
