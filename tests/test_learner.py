@@ -93,6 +93,15 @@ def test_a_task_that_sees_another_is_compared_with_itself_alone():
     assert set(found.tasks) == {"buy", "amount"}
 
 
+def test_a_task_without_a_label_in_the_given_test_part_is_undecided():
+    frame = table().drop(columns=["when"]).assign(part=["train", "train", "valid", "test"] * 60)
+    frame["amount"] = frame["amount"].where(frame["part"] != "test")
+    split = {"kind": "column", "by": "part"}
+    found = mh.Learner(TASKS, split=split, **QUICK).compare(frame, repeats=1, methods=(), n_jobs=1)
+    assert found.tasks["amount"].delta is None
+    assert found.tasks["buy"].delta is not None
+
+
 def test_a_monotone_copy_of_a_target_is_refused():
     frame = table().assign(copy=lambda t: np.exp(t.amount))
     with pytest.raises(mh.DataError, match="`copy`"):

@@ -315,3 +315,16 @@ def test_a_column_misspelt_is_named(word, told, empty_folder, capsys):
     Path("run.yaml").write_text(yaml.safe_dump(table_of_words()), encoding="utf-8")
     assert main(["check", "-c", "run.yaml", "-q", word]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_validation_part_without_a_label_is_told(empty_folder, capsys):
+    config = table_of_words()
+    frame = pd.read_csv("t.csv").astype(object)
+    frame["part"] = ["train", "train", "train", "valid"] * (N // 4)
+    frame.loc[frame["part"] == "valid", ["slots", "intent"]] = None
+    frame.to_csv("t.csv", index=False)
+    config["data"]["split"] = {"kind": "column", "by": "part"}
+    Path("run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert main(["train", "-c", "run.yaml", "-o", "run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["warnings"]
+    assert [w for w in told if w.startswith("The validation part has no label of any task: nothing says when to stop")]

@@ -108,6 +108,10 @@ def make_ready(
 def warn_of_unseen(prepared: Prepared, door: Door) -> None:
     """Say which tasks a validation part cannot judge."""
     counts = {t: c["labels"] for t, c in prepared.dataset.coverage(prepared.tasksets["valid"]).items()}
+    if any(map(len, prepared.tasksets["valid"].values())) and not any(counts.values()):
+        door.warn(
+            "The validation part has no label of any task: nothing says when to stop, and the last weights are kept."
+        )
     if any(counts.values()) and not all(counts.values()):
         unseen = ", ".join(t for t, n in counts.items() if not n)
         door.warn(

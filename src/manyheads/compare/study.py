@@ -290,7 +290,7 @@ class Study:
 
         def sides(r: int, task: str) -> tuple[Side, Side] | None:
             one = self.rounds[r]
-            if task not in one.found[name]:
+            if any(task not in one.found[net] for net in (name, SINGLE)):
                 return None
             mine, apart = ((one.tuned[net][task], one.found[net][task]) for net in (name, SINGLE))
             return mine, apart
