@@ -184,6 +184,20 @@ def test_another_start_is_refused(family):
     assert near > 0.9
 
 
+def test_what_reads_or_labels_otherwise_is_refused(family):
+    """One start is not enough: columns of another scale, or a task of another kind under the same name."""
+    start, sources = family
+    table = _frame(300, 0, "unused").drop(columns="unused")
+    again = Learner([Regression("a")], random_state=0, members=2, max_epochs=1, encoder=SMALL)
+    again.fit(table.assign(x1=table["x1"] * 7))
+    with pytest.raises(ConfigError, match="`scaled` does not read as `start` does"):
+        merge([start, Source("scaled", again.model_, start.spec, again.dataset_)], Average())
+    frame = _frame(60, 1, "b").drop(columns="a")
+    grown = add_task(start.model, start.spec, start.dataset, Regression("b"), frame)
+    with pytest.raises(ConfigError, match="Found that `b` is not in `number`"):
+        merge([sources[0], Source("number", grown.model, grown.spec, grown.dataset)], Average())
+
+
 def test_a_task_that_would_read_another_is_refused():
     """In two chains a -> b and a -> c the merged one, a -> b -> c, would give c what it never read."""
     learner = Learner([Regression("a")], random_state=0, members=1, max_epochs=1, encoder=SMALL, sharing="aitm")
