@@ -120,9 +120,9 @@ RECIPES = {
     ),
     "language": Recipe("language", OTHERS, "text", ("trainer.max_epochs=7", "optim.scheduler.gamma=0.8"), _WORDS),
     "camvid": Recipe("vision", OTHERS, "pictures", ("trainer.max_epochs=8",), _PICTURES),
-    "snips_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
-    "ewt_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
-    "language_minilm": Recipe("language", OTHERS, "text", (), _WORDS, extra=True),
+    "snips_minilm": Recipe("language", OTHERS, "text", ("trainer.max_epochs=1",), _WORDS, extra=True),
+    "ewt_minilm": Recipe("language", OTHERS, "text", ("trainer.max_epochs=3",), _WORDS, extra=True),
+    "language_minilm": Recipe("language", OTHERS, "text", ("trainer.max_epochs=3",), _WORDS, extra=True),
 }  # fmt: skip
 PAGES = tuple(dict.fromkeys(recipe.page for recipe in RECIPES.values()))
 
