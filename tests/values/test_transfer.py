@@ -25,11 +25,12 @@ from manyheads.spec import OptimSpec, TrainerSpec
 from manyheads.tasks.classification import Binary, Multiclass
 from manyheads.tasks.regression import Regression
 from manyheads.transfer import Case, freeze
+from manyheads.transfer._head import chosen, features, solve
 from manyheads.transfer.distill import Distill, apart
 from manyheads.transfer.finetune import FineTune
 from manyheads.transfer.l2sp import L2SP
 from manyheads.transfer.lowrank import LowRank
-from manyheads.transfer.probe import Probe, chosen, features, solve
+from manyheads.transfer.probe import Probe
 from manyheads.transfer.prototypes import Prototypes
 from manyheads.transfer.unfreeze import Unfreeze, stages, thawed
 
@@ -256,16 +257,35 @@ def test_distillation_is_kl_of_softened_probabilities():
 
 
 def test_distillation_holds_what_fine_tuning_loses(trained):
-    """At a pace that ruins the old tasks, their outputs on the new rows stay nearer to what they were."""
+    """At a pace that ruins the old tasks, from a random head, their outputs stay nearer to what they were."""
     moved = {}
     for name, way in (("plain", FineTune(pace=1.0)), ("held", Distill(pace=1.0, strength=20.0))):
         case = _case(trained, epochs=15)
         ((source, rows),) = case.valid.items()
         before = run(case.old, rows, None, source)
-        way.fit(case)
+        way.prepare(case)
+        way.training(case).run()
         after = run(case.model, rows, ("a.b", "children"), source)
         moved[name] = sum(float((after[t] - before[t]).square().mean()) for t in before)
     assert moved["held"] < 0.5 * moved["plain"]
+
+
+@pytest.mark.parametrize("way", [FineTune(), L2SP(), Unfreeze(), LowRank(), Distill()])
+def test_a_head_that_is_trained_begins_at_the_probe(trained, way, monkeypatch):
+    probed = _case(trained)
+    Probe().fit(probed)
+    case, head = _case(trained, way=way), {}
+    monkeypatch.setattr(
+        type(way), "training", lambda self, case: head.update(case.model.heads["new"].state_dict()) or _Done()
+    )
+    way.fit(case)
+    for name, value in probed.model.heads["new"].state_dict().items():
+        assert torch.equal(head[name], value)
+
+
+class _Done:
+    def run(self):
+        """Nothing more is learned."""
 
 
 # -- adapters

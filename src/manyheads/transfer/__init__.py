@@ -20,6 +20,7 @@ from ..penalties import Penalty
 from ..spec import ModelSpec, OptimSpec, TrainerSpec
 from ..tasks import Task
 from ..train import Training
+from ._head import solvable, solve_head
 
 TRUNK_PACE = 0.1
 """How fast a trained trunk learns, relative to a new head."""
@@ -92,7 +93,14 @@ class Way(ABC):
         return Supervised()
 
     def fit(self, case: Case) -> None:
-        """Leave the weights that were found in `case.model`; by default they are trained step by step."""
+        """Leave the weights that were found in `case.model`; by default they are trained step by step.
+
+        A linear head begins at the best one on the features as they are: a random one would first spoil the features
+        that it is to learn from (Kumar et al.: Fine-tuning can distort pretrained features and underperform
+        out-of-distribution, 2022).
+        """
+        if solvable(case):
+            solve_head(case)
         self.prepare(case)
         self.training(case).run()
         for parameter in case.model.parameters():

@@ -10,7 +10,7 @@ from torch import nn
 from ..adaptation import linear_head, prototypes
 from ..faults import ConfigError
 from . import Case, Way, freeze
-from .probe import features
+from ._head import features
 
 
 class Prototypes(Way):
