@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from manyheads.spec import OptimSpec, TrainerSpec
 from manyheads.tasks.classification import Binary, Multiclass
 from manyheads.tasks.regression import Regression
 from manyheads.transfer import Case, freeze
-from manyheads.transfer._head import chosen, features, solve
+from manyheads.transfer._head import chosen, features, solvable, solve
 from manyheads.transfer.distill import Distill, apart
 from manyheads.transfer.finetune import FineTune
 from manyheads.transfer.l2sp import L2SP
@@ -281,6 +282,13 @@ def test_a_head_that_is_trained_begins_at_the_probe(trained, way, monkeypatch):
     way.fit(case)
     for name, value in probed.model.heads["new"].state_dict().items():
         assert torch.equal(head[name], value)
+
+
+def test_no_head_is_solved_for_that_is_trained_or_on_features_that_are_not(trained):
+    case = _case(trained)
+    assert solvable(case)
+    assert not solvable(replace(case, fresh=frozenset()))
+    assert not solvable(replace(case, fresh=frozenset(dict(case.model.named_parameters()))))
 
 
 class _Done:

@@ -95,8 +95,8 @@ class Way(ABC):
     def fit(self, case: Case) -> None:
         """Leave the weights that were found in `case.model`; by default they are trained step by step.
 
-        A linear head begins at the best one on the features as they are: a random one would first spoil the features
-        that it is to learn from (Kumar et al.: Fine-tuning can distort pretrained features and underperform
+        A new linear head begins at the best one on trained features as they are: a random one would first spoil the
+        features that it is to learn from (Kumar et al.: Fine-tuning can distort pretrained features and underperform
         out-of-distribution, 2022).
         """
         if solvable(case):

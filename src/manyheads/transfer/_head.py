@@ -28,9 +28,16 @@ Labels = tuple[Any, Any, Any]
 
 
 def solvable(case: Case) -> bool:
-    """Whether the new task's head is a linear one on features that are one vector per row."""
-    task = case.task
-    return isinstance(case.model.heads[task.name], nn.Linear) and task.eats == "vector" and not task.sees
+    """Whether the task's head is new, and a linear one on trained features that are one vector per row."""
+    task, heads = case.task, case.model.heads
+    new = own_names(case) <= case.fresh < {name for name, _ in case.model.named_parameters()}
+    return new and isinstance(heads[task.name], nn.Linear) and task.eats == "vector" and not task.sees
+
+
+def own_names(case: Case) -> frozenset[str]:
+    """The parameters of the new task's head."""
+    start = f"heads.{case.model.heads.keys_of[case.task.name]}."
+    return frozenset(name for name, _ in case.model.named_parameters() if name.startswith(start))
 
 
 def solve_head(case: Case, strength: float | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from . import Case, Way, freeze
-from ._head import solvable, solve_head
+from ._head import own_names, solvable, solve_head
 
 
 class Probe(Way):
@@ -36,8 +36,7 @@ class Probe(Way):
         freeze(case.model, case.fresh)
 
     def fit(self, case: Case) -> None:
-        own = {f"heads.{case.model.heads.keys_of[case.task.name]}.{n}" for n in ("weight", "bias")}
-        if not solvable(case) or case.fresh != own:
+        if not solvable(case) or case.fresh != own_names(case):
             super().fit(case)
             return
         solve_head(case, self.strength)
