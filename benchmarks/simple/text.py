@@ -32,7 +32,7 @@ def model_of(task: Task) -> Fit | None:
 
 def words(rows: Labelled) -> list[list[str]]:
     """The tokens of each row."""
-    column, _ = of_kind(rows.inputs, "text", "subwords")
+    column, _ = of_kind(rows.inputs, "text", "pretrained")
     return [tokens_of(cell) if isinstance(cell, str) else list(cell) for cell in rows.frame[column]]
 
 
