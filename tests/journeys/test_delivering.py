@@ -74,6 +74,8 @@ def test_an_interrupted_delivery_goes_on(card, capsys, monkeypatch):
     assert main([*command, "--resume"]) == 0
     assert not began  # all nets were kept
     assert read(card / "out") == whole
+    assert main([*command, "--set", "trust=1.0", "--resume"]) == 2
+    assert "`trust` was 0.5 and is 1.0" in capsys.readouterr().err
 
 
 def test_a_task_without_a_label_among_the_judges_is_not_said_to_be_kept(card, capsys):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def deliver(
     folder = RunFolder(output)
     there = False if door.dry_run else folder.claim(spec, door.resume, door.force)
     if there and folder.finished:
+        _same_settings(how, read(output), output)
         door.screen.say(f"The run in {output} is finished; nothing is left to do.")
         return summary(read(output), output)
     with door.hearing():
@@ -96,6 +98,21 @@ def deliver(
     run = shlex.quote(str(output))
     door.screen.end(door.warned, [f"manyheads predict {run} TABLE.csv -o predictions.csv", f"open {run}/report.html"])
     return summary(found.delivery, output)
+
+
+def _same_settings(how: Settings, found: Delivery, output: Path) -> None:
+    """See that what is finished was delivered as it is asked for now.
+
+    Raises:
+        ConfigError: it was not.
+    """
+    asked = json.loads(json.dumps(asdict(how)))
+    if changes := [key for key, value in found.settings.items() if asked.get(key) != value]:
+        key = changes[0]
+        raise ConfigError(
+            f"--resume should have the settings that `{output}` was delivered with. Found that `{key}` was "
+            f"{found.settings[key]!r} and is {asked.get(key)!r}; deliver into another folder, or with --force."
+        )
 
 
 def _made(ready: Ready, door: Door, how: Settings, output: Path, carriers: tuple[str, int]) -> Delivered:

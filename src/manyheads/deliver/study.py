@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -337,7 +337,7 @@ class _Study:
             )  # fmt: skip
         held = sum(map(len, self.folds[0].held.values()))
         return Delivery(
-            tasks=rows, folds=len(self.folds), rows=held, student=best.word, behind=tried,
+            tasks=rows, folds=len(self.folds), rows=held, student=best.word, behind=tried, settings=asdict(self.how),
             protocol=(
                 f"Candidates were asked about {len(self.folds)} parts of the rows, having learned from the others. The "
                 f"student was rehearsed without the {held:,} rows that judge it; intervals are over those rows (95 %), "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .values import Interval, Number, Value
 
 
@@ -60,6 +62,8 @@ class Delivery(Value):
     """``plain``: the joint model's architecture; ``richer``: with more in its encoder; ``branches``: with branches."""
     behind: dict[str, tuple[str, ...]]
     """What was tried -> the tasks that were behind with it."""
+    settings: dict[str, Any] = {}
+    """How it was delivered."""
     protocol: str
 
     @property
