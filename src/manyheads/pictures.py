@@ -26,8 +26,8 @@ def opened(value: Any, root: str | None = None) -> Image.Image:
     """A picture, its header read and its pixels not yet.
 
     Args:
-        value: a path (absolute, or relative to `root`), the bytes of a file, or an array (height, width[, 1, 3 or 4])
-            of bytes, or of numbers from 0 to 1.
+        value: a path (absolute, or relative to `root`), the bytes of a file, an array (height, width[, 1, 3 or 4]) of
+            bytes, or of numbers from 0 to 1, or an image of Pillow (a copy is made).
         root: a folder.
 
     Raises:
@@ -44,6 +44,8 @@ def opened(value: Any, root: str | None = None) -> Image.Image:
         source = io.BytesIO(bytes(value))
     elif isinstance(value, np.ndarray | list | tuple):
         return _of_array(np.asarray(value))
+    elif isinstance(value, Image.Image):
+        return pixels(value).copy()
     else:
         raise ValueError(f"a {type(value).__name__}")
     try:

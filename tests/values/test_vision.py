@@ -557,3 +557,13 @@ def test_what_a_task_says_of_its_canvas_stands_or_is_refused(album):
         _dataset(album, [Detection("boxes")], resize="crop")
     with pytest.raises(ConfigError, match=r"Found `foto`. Did you mean `photo`\?"):
         _dataset(album, [Detection("boxes", picture="foto")])
+
+
+def test_an_image_of_pillow_is_read_as_its_array_and_stays_as_it_is():
+    array = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    image = Pillow.fromarray(array)
+    canvas = Canvas((6, 8), "letterbox")
+    assert np.array_equal(decoded(image, canvas, 3), decoded(array, canvas, 3))
+    with opened(image) as one:
+        assert one is not image
+    assert np.array_equal(np.asarray(image), array)  # not closed with the copy

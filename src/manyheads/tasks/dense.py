@@ -183,8 +183,8 @@ class Segmentation(Task):
                 raise
             except ValueError as error:
                 raise DataError(
-                    f"Task `{self.name}`: column `{series.name}` should hold masks: paths, bytes or arrays. Found "
-                    f"{error} in {self._place(labels, row)}; leave the cell empty if the mask is missing.",
+                    f"Task `{self.name}`: column `{series.name}` should hold masks: paths, bytes, arrays or images of "
+                    f"Pillow. Found {error} in {self._place(labels, row)}; leave the cell empty if it is missing.",
                     row,
                 ) from None
             yield row, array

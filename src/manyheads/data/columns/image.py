@@ -92,8 +92,8 @@ class Image(Column):
             except ValueError as error:
                 shown = f" in `{value}`" if isinstance(value, str) else ""
                 raise DataError(
-                    f"Column `{self.name}` should hold pictures: paths, bytes or arrays. Found {error}{shown} in "
-                    f"{place(series, row)}; leave the cell empty if the picture is missing.",
+                    f"Column `{self.name}` should hold pictures: paths, bytes, arrays or images of Pillow. Found "
+                    f"{error}{shown} in {place(series, row)}; leave the cell empty if the picture is missing.",
                     row_of(series, row),
                 ) from None
         return pictures
