@@ -81,7 +81,7 @@ def demo(
     from .commands.runs import demo
 
     more = [*([f"trainer.accelerator={device}"] if device else []), *(overrides or [])]
-    _answer(as_json, lambda: demo(output, door, repeats, more, seed, no_worse))
+    _answer(as_json, lambda: demo(output, door, repeats, more, seed, no_worse), door)
 
 
 @app.command()
@@ -123,7 +123,7 @@ def train(
 
     paths = config or [own_config(output, resume)]
     demands = [Gate.of(text) for text in fail_under or ()]
-    _answer(as_json, lambda: train(spec_of(paths, overrides, seed, device), output, door, demands))
+    _answer(as_json, lambda: train(spec_of(paths, overrides, seed, device), output, door, demands), door)
 
 
 @app.command()
@@ -179,7 +179,8 @@ def compare(
     beside = [text for text in overrides or () if is_axis(text)]  # as many words as were typed behind --methods
     plain = [text for text in overrides or () if text not in beside]
     asked = Asked((*(methods or ()), *beside), tuned, shares_of(fractions), few, backend, n_jobs)
-    _answer(as_json, lambda: compare(spec_of(config, plain, seed, device), output, door, repeats, asked, no_worse))
+    spec = spec_of(config, plain, seed, device)
+    _answer(as_json, lambda: compare(spec, output, door, repeats, asked, no_worse), door)
 
 
 @app.command()
@@ -196,7 +197,7 @@ def affinity(
     from .commands.relate import affinity
 
     more = words(methods), seeds, backend, n_jobs
-    _answer(as_json, lambda: affinity(spec_of(config, overrides, seed, device), output, door, *more))
+    _answer(as_json, lambda: affinity(spec_of(config, overrides, seed, device), output, door, *more), door)
 
 
 @app.command()
@@ -217,7 +218,7 @@ def group(
     from .commands.divide import group
 
     more = words(methods), measured, seeds, repeats, branches, backend, n_jobs
-    _answer(as_json, lambda: group(spec_of(config, overrides, seed, device), output, door, budget, *more))
+    _answer(as_json, lambda: group(spec_of(config, overrides, seed, device), output, door, budget, *more), door)
 
 
 @app.command()
@@ -235,7 +236,7 @@ def deliver(
     from .commands.delivering import deliver
 
     more = words(candidates), groups, settings or (), backend, n_jobs
-    _answer(as_json, lambda: deliver(spec_of(config, overrides, seed, device), output, door, *more))
+    _answer(as_json, lambda: deliver(spec_of(config, overrides, seed, device), output, door, *more), door)
 
 
 @app.command()
@@ -258,7 +259,7 @@ def tune(
     asked = {"trials": trials, "timeout": timeout, "objective": objective, "single": single, "weights": weights}
     more = [*(overrides or []), *(f"tune.{k}={json.dumps(v)}" for k, v in asked.items() if v not in (None, False))]
     paths = config or [own_config(output, resume, "tune")]
-    _answer(as_json, lambda: tune(spec_of(paths, more, seed, device), output, door, backend, n_jobs))
+    _answer(as_json, lambda: tune(spec_of(paths, more, seed, device), output, door, backend, n_jobs), door)
 
 
 @app.command("add-task")
@@ -389,12 +390,14 @@ class _State:
     verbose = False
 
 
-def _answer(as_json: bool, act: Callable[[], Any]) -> None:
+def _answer(as_json: bool, act: Callable[[], Any], door: Door | None = None) -> None:
     missed, value = None, None
     try:
         value = act()
     except GateError as error:
         missed, value = error, getattr(error, "answer", None)
+    if door is not None and isinstance(value, dict):
+        value = {**value, "warnings": door.warned}
     if as_json and value is not None:
         sys.stdout.flush()
         print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)

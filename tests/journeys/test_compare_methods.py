@@ -127,6 +127,7 @@ def test_the_plain_comparison_goes_on_too(capsys, monkeypatch):
     words = ("compare", *MORE[:-3], "-q", "-o", "out", "--methods", "linear")
     first = run(capsys, *words)
     assert "(`joint`)" in first["summary"]
+    assert first["warnings"] == []
     monkeypatch.setattr("manyheads.parallel.run_all", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("manyheads.baselines.run_all", lambda *_, **__: pytest.fail("fitted again"))
     assert run(capsys, *words, "--resume")["tasks"] == first["tasks"]
