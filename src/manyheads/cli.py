@@ -167,19 +167,17 @@ def compare(
     tuned: Annotated[Path | None, typer.Option("--tuned", help="A folder of `tune` whose settings are taken.")] = None,
     fractions: Annotated[str | None, typer.Option("--label-fractions", help="Shares of the labels: 0.1,0.25.")] = None,
     few: Annotated[str | None, typer.Option("--few", help="The task that loses labels; all by default.")] = None,
-    backend: Backend = None, n_jobs: Jobs = None,
-    no_worse: NoWorse = False, seed: Seed = None, device: Device = None, resume: Resume = False, force: Force = False,
-    dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
-    threads: Threads = None,
+    backend: Backend = None, n_jobs: Jobs = None, no_worse: NoWorse = False, seed: Seed = None, device: Device = None,
+    resume: Resume = False, force: Force = False, dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Should these tasks share a model? Joint against single-task models, linear models and boosting."""
     door = _door(as_json, quiet, verbose, threads, resume=resume, force=force, dry_run=dry_run)
     from .commands.comparing import Asked, compare, is_axis, shares_of
 
     beside = [text for text in overrides or () if is_axis(text)]  # as many words as were typed behind --methods
-    plain = [text for text in overrides or () if text not in beside]
+    spec = spec_of(config, [text for text in overrides or () if text not in beside], seed, device)
     asked = Asked((*(methods or ()), *beside), tuned, shares_of(fractions), few, backend, n_jobs)
-    spec = spec_of(config, plain, seed, device)
     _answer(as_json, lambda: compare(spec, output, door, repeats, asked, no_worse), door)
 
 
@@ -396,8 +394,7 @@ def _answer(as_json: bool, act: Callable[[], Any], door: Door | None = None) -> 
         value = act()
     except GateError as error:
         missed, value = error, getattr(error, "answer", None)
-    if door is not None and isinstance(value, dict):
-        value = {**value, "warnings": door.warned}
+    value = value if door is None else door.told(value)
     if as_json and value is not None:
         sys.stdout.flush()
         print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)

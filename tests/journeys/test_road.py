@@ -132,7 +132,7 @@ def test_demo(there, capsys):
     said = capsys.readouterr()
     found = json.loads(said.out.splitlines()[-1])
     assert len(said.out.splitlines()) == 1
-    assert set(found) == {"tasks", "delta_m", "interval", "repeats", "report"}
+    assert set(found) == {"tasks", "delta_m", "interval", "repeats", "summary", "report", "warnings"}
     assert set(found["tasks"]["IQ"]) == {
         "metric", "joint", "single", "linear", "boosting", "delta", "interval", "p", "verdict"
     }  # fmt: skip

@@ -36,6 +36,10 @@ class Door:
             self.warned.append(text)
             self.screen.say(f"Warning: {text}")
 
+    def told(self, answer: Any) -> Any:
+        """What a command answers machines, with the warnings."""
+        return {**answer, "warnings": self.warned} if isinstance(answer, dict) else answer
+
     def claim(self, output: Path) -> None:
         """Refuse to write over a file, unless forced.
 
