@@ -164,7 +164,10 @@ def workers(backend: str, n_jobs: int) -> Iterator[None]:
 
     word, _ = _word(backend)
     if word == "loky":
-        with parallel_config("loky", inner_max_num_threads=1):
+        # A process whose memory grew is replaced and its work done by the next. The warning comes from the thread that
+        # hands work out; where warnings are errors it would end that thread, and everybody would wait for ever.
+        with warnings.catch_warnings(), parallel_config("loky", inner_max_num_threads=1):
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
             yield
         return
     if word == "threading":

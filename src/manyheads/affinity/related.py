@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
@@ -23,7 +24,7 @@ from ..evaluate import measure
 from ..faults import ConfigError
 from ..grouping.ofgroup import labelled_rows, of_group
 from ..ledger import Ledger
-from ..parallel import run_over
+from ..parallel import run_over, workers
 from ..results import Relatedness
 from ..spec import Part, RunSpec
 from ..tasks import Task
@@ -207,18 +208,17 @@ class Study:
             return
         work = [(self._training(self.prepared.tasks, one), Watch(self.of("joint"), self.every)) for one in self.rounds]
         n_jobs, folder = min(n_jobs, len(work)), None if ledger is None else ledger.folder
-        if n_jobs == 1:
+        with nullcontext() if n_jobs == 1 else workers("loky", n_jobs):
             found: Any = (_carry(run, watch, folder) for run, watch in work)
-        else:
-            from joblib import Parallel, delayed, parallel_config
+            if n_jobs != 1:
+                from joblib import Parallel, delayed
 
-            with parallel_config("loky", inner_max_num_threads=1):
                 calls = (delayed(_carry)(run, watch, folder) for run, watch in work)
                 found = Parallel(n_jobs, return_as="generator")(calls)
-        for answer in found:
-            self._watched.append(answer)
-            if progress is not None:
-                progress("joint model", len(self._watched), len(work))
+            for answer in found:
+                self._watched.append(answer)
+                if progress is not None:
+                    progress("joint model", len(self._watched), len(work))
 
     def runs(self) -> dict[str, list[Training]]:
         """The runs that estimators ask for beside joint ones, by kind: ``single`` and ``pairs``."""

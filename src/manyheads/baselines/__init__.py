@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from ..catalog import hint
 from ..data import Taskset
 from ..faults import ConfigError
 from ..metrics import Predicted
+from ..parallel import workers
 from ..ragged import joined
 from ..results import Score
 from ..tasks import Task
@@ -251,15 +253,15 @@ def run_all(
     """
     check(methods)
     work = ((methods, task, _gather(train, task.name), _gather([test], task.name), layouts, seed) for task in tasks)
-    if n_jobs == 1:
-        found: Any = (_run(*arguments) for arguments in work)
-    else:
-        from joblib import Parallel, delayed
-
-        found = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")(delayed(_run)(*a) for a in work)
     answer = {}
-    for task, result in zip(tasks, found, strict=True):
-        answer[task.name] = result
-        if progress is not None:
-            progress(task.name)
+    with nullcontext() if n_jobs == 1 else workers("loky", n_jobs):
+        found: Any = (_run(*arguments) for arguments in work)
+        if n_jobs != 1:
+            from joblib import Parallel, delayed
+
+            found = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_run)(*a) for a in work)
+        for task, result in zip(tasks, found, strict=True):
+            answer[task.name] = result
+            if progress is not None:
+                progress(task.name)
     return answer
