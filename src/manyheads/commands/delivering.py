@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def _same_settings(how: Settings, found: Delivery, output: Path) -> None:
     Raises:
         ConfigError: it was not.
     """
-    asked = json.loads(json.dumps(asdict(how)))
+    asked = how.plain
     if changes := [key for key, value in found.settings.items() if asked.get(key) != value]:
         key = changes[0]
         raise ConfigError(

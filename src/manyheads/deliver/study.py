@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ class Settings:
                 "capacity above 0 and a share of made-up rows of 0 or more. Found "
                 f"{self.folds}, {self.members}, {self.trust}, {self.capacity} and {self.between}."
             )
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has them."""
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 @dataclass(frozen=True)
@@ -337,7 +343,7 @@ class _Study:
             )  # fmt: skip
         held = sum(map(len, self.folds[0].held.values()))
         return Delivery(
-            tasks=rows, folds=len(self.folds), rows=held, student=best.word, behind=tried, settings=asdict(self.how),
+            tasks=rows, folds=len(self.folds), rows=held, student=best.word, behind=tried, settings=self.how.plain,
             protocol=(
                 f"Candidates were asked about {len(self.folds)} parts of the rows, having learned from the others. The "
                 f"student was rehearsed without the {held:,} rows that judge it; intervals are over those rows (95 %), "
