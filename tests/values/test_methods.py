@@ -261,6 +261,18 @@ def test_the_advice_where_tasks_are_better_alone():
     assert words.by_task(found) == {"a": "better with `m` (+10.0 %) and worse with `n` (-20.0 %) than alone."}
 
 
+def test_what_speaks_for_one_model_all_the_same_is_said():
+    level = _comparison(a=("undecided", 0.1), b=("undecided", -0.1)).model_copy(update={"interval": (-0.1, 0.1)})
+    sizes = {"joint": 2, "single": 10}.get
+    said = words.recommended("single", {"joint": level}, sizes)
+    assert said.endswith("one model for all (`joint`) is within noise of that, with 20 % of the parameters.")
+    for worse in (
+        level.model_copy(update={"interval": (-0.3, -0.1)}), level.model_copy(update={"interval": (None, None)}),
+        level.model_copy(update={"tasks": {"a": _row("hurts", -0.3)}}),
+    ):  # fmt: skip
+        assert words.recommended("single", {"joint": worse}, sizes).endswith("worth its place on validation.")
+
+
 # ---- runs that are done
 
 

@@ -114,6 +114,18 @@ def by_task(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
     return found
 
 
+def _level(comparisons: Mapping[str, Comparison], parameters: Callable[[str], int | None]) -> str:
+    """What speaks for one model for all where validation preferred single-task ones: it may be as good, and smaller."""
+    found = comparisons.get("joint")
+    if found is None or any(row.verdict == "hurts" for row in found.tasks.values()):
+        return ""
+    if clear_of_zero(found.interval) in ("", CLEAR):
+        return ""
+    one, many = parameters("joint"), parameters("single")
+    size = f", with {100 * one / many:.0f} % of the parameters" if one and many else ""
+    return f" On the test parts one model for all (`joint`) is within noise of that{size}."
+
+
 def recommended(choice: str, comparisons: Mapping[str, Comparison], parameters: Callable[[str], int | None]) -> str:
     """What to share, in a sentence or two.
 
@@ -125,6 +137,7 @@ def recommended(choice: str, comparisons: Mapping[str, Comparison], parameters: 
     if choice not in comparisons:
         helped = sorted({t for c in comparisons.values() for t, row in c.tasks.items() if row.verdict == "helps"})
         but = f" On the test parts some way of sharing helps {_list(helped)} all the same." if helped else ""
+        but = but or _level(comparisons, parameters)
         return f"Keep each task alone: no way of sharing was worth its place on validation.{but}"
     tasks = comparisons[choice].tasks
     helps = [t for t, row in tasks.items() if row.verdict == "helps"]
