@@ -35,7 +35,8 @@ from ..tune import read as read_tuned
 from .display import change, change_span
 from .door import Door, comparison_json, interruptible, settings_of
 from .runfolder import RunFolder, environment, now
-from .runs import Ready, compared, make_ready
+from .runs import Ready, compared
+from .studies import study_in
 
 FILE, CURVES, RUNS = "study.json", "fractions.json", "runs"
 
@@ -105,18 +106,13 @@ def compare(
     """
     tuned = None if asked.tuned is None else read_tuned(asked.tuned)
     check(asked, spec, tuned)
-    if not asked.more:
-        return _plain(spec, output, door, repeats, asked.simple, strict)
-    folder = RunFolder(output)
-    if not door.dry_run:
-        folder.claim(spec, door.resume, door.force)
-    with door.hearing():
-        ready = make_ready(spec, door)
-        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
+    with study_in(output, spec, door) as (folder, ready):
         if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+            return ready.planned
         folder.begin(spec)
         door.screen.log = folder.log
+        if not asked.more:
+            return _plain(ready, folder, door, repeats, asked.simple, strict)
         with interruptible(door):
             study, curves = _studied(ready, door, repeats, asked, tuned, output)
         page = _page(ready, door, study, curves, tuned, output)
@@ -157,26 +153,16 @@ def sides_of(tuned: Tuned | None) -> dict[str, tuple[str, ...]]:
 
 
 def _plain(
-    spec: RunSpec, output: Path, door: Door, repeats: int, simple: Sequence[str] | None, strict: bool
+    ready: Ready, folder: RunFolder, door: Door, repeats: int, simple: Sequence[str] | None, strict: bool
 ) -> dict[str, Any]:
     """The joint model alone against single-task models and simple baselines: every method's values, task by task."""
-    folder = RunFolder(output)
-    if not door.dry_run:
-        folder.claim(spec, door.resume, door.force)
-    with door.hearing():
-        ready = make_ready(spec, door)
-        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
-        if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
-        folder.begin(spec)
-        door.screen.log = folder.log
-        with interruptible(door):
-            comparison = compared(ready, door, repeats, simple, Ledger(output / RUNS))
-        report = Report(
-            title="Should these tasks share a model?", created=now(), tasks=tuple(ready.infos), comparison=comparison,
-            settings=settings_of(spec), environment=environment(), warnings=tuple(door.warned),
-        )  # fmt: skip
-        page = folder.report(report)
+    with interruptible(door):
+        comparison = compared(ready, door, repeats, simple, Ledger(folder.path / RUNS))
+    report = Report(
+        title="Should these tasks share a model?", created=now(), tasks=tuple(ready.infos), comparison=comparison,
+        settings=settings_of(ready.spec), environment=environment(), warnings=tuple(door.warned),
+    )  # fmt: skip
+    page = folder.report(report)
     door.screen.verdicts(comparison)
     door.screen.end(door.warned, [f"open {shlex.quote(str(page))}"])
     return gates.not_worse(comparison, comparison_json(comparison, page), strict)

@@ -78,7 +78,7 @@ def deliver(
         ready = make_ready(spec, door, merged=True)
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
         if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+            return ready.planned
         folder.begin(spec, ready.infos, ready.intake.splits())
         door.screen.log = folder.log
         try:

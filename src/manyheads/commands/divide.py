@@ -26,8 +26,8 @@ from .pages import write_page
 from .relate import FILE as MATRICES
 from .relate import read as read_matrices
 from .relate import write as write_matrices
-from .runfolder import RunFolder
-from .runs import Ready, make_ready
+from .runs import Ready
+from .studies import study_in
 
 FILE, RUNS = "groups.json", "runs"
 METHODS = ("rsa", "cka", "transfer")
@@ -70,14 +70,9 @@ def group(
     check_backend(backend or "loky")
     kept = None if measured is None else _kept(measured, methods, list(spec.tasks))
     estimators = {} if kept is not None else estimators_of(METHODS if methods is None else methods)
-    folder = RunFolder(output)
-    if not door.dry_run:
-        folder.claim(spec, door.resume, door.force)
-    with door.hearing():
-        ready = make_ready(spec, door)
-        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
+    with study_in(output, spec, door) as (folder, ready):
         if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+            return ready.planned
         branching = _stage(ready, branches_from)
         folder.begin(spec)
         door.screen.log = folder.log

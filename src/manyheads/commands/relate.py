@@ -22,8 +22,7 @@ from ..results import Relatedness
 from ..spec import RunSpec
 from .door import Door, interruptible
 from .pages import write_page
-from .runfolder import RunFolder
-from .runs import make_ready
+from .studies import study_in
 
 FILE, RUNS = "affinity.json", "runs"
 MOST = 12
@@ -55,14 +54,9 @@ def affinity(
     enough(len(spec.tasks), seeds)
     word, jobs = backend or "loky", processes(n_jobs)
     check_backend(word)
-    folder = RunFolder(output)
-    if not door.dry_run:
-        folder.claim(spec, door.resume, door.force)
-    with door.hearing():
-        ready = make_ready(spec, door)
-        door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
+    with study_in(output, spec, door) as (folder, ready):
         if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+            return ready.planned
         folder.begin(spec)
         door.screen.log = folder.log
         with interruptible(door), cluster(word, jobs), door.screen.progress() as progress:

@@ -48,6 +48,11 @@ class Ready:
     infos: list[TaskInfo]
 
     @property
+    def planned(self) -> dict[str, Any]:
+        """What a dry run answers machines."""
+        return {"tasks": [i.model_dump(mode="json") for i in self.infos], "dry_run": True}
+
+    @property
     def remarks(self) -> list[str]:
         """What should be known before the first step."""
         one = sum(p.numel() for p in self.training.model.parameters())
@@ -146,7 +151,7 @@ def train(spec: RunSpec, output: Path, door: Door, demands: Sequence[gates.Gate]
         ready = make_ready(spec, door, None if door.dry_run else folder.checkpoints, [folder, watch])
         door.screen.begin(ready.infos, ready.training.sampler.objective(), ready.remarks)
         if door.dry_run:
-            return {"tasks": [i.model_dump(mode="json") for i in ready.infos], "dry_run": True}
+            return ready.planned
         folder.begin(spec, ready.infos, ready.intake.splits())
         door.screen.log = folder.log
         _learn(ready.training, there, watch)
